@@ -1,0 +1,149 @@
+"""The root: a table of commands that are imported when they are called, and the one boundary that ends in exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from featurectl import __version__
+from featurectl.cli import diagnostics
+from featurectl.errors import FeaturectlError
+
+INTERNAL_ERROR = 70
+BROKEN_PIPE = 141
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A command or group: the module that holds its Typer app, and what the root's help says of it."""
+
+    module: str
+    help: str
+    group: bool = False
+
+
+COMMANDS = {
+    "init": Entry("repository", "Make a feature repository."),
+    "demo": Entry("demo", "Set up a repository with a synthetic market and show what it gives."),
+    "plan": Entry("definitions", "Show what apply would change; change nothing."),
+    "apply": Entry("definitions", "Bring registry, schema and catalog to the definitions."),
+    "ingest": Entry("ingest", "Read market data files into the database.", group=True),
+    "compute": Entry("compute", "Compute features from new and changed bars."),
+    "materialize": Entry("materialize", "Bring the newest features online."),
+    "get-online": Entry("online", "Read features as they are now."),
+    "get-offline": Entry("offline", "Build a training set, point-in-time correct."),
+    "services": Entry("catalog", "List feature services, or show one."),
+    "views": Entry("catalog", "List feature views, or show one."),
+    "entities": Entry("catalog", "List entities, or show one."),
+    "doctor": Entry("doctor", "Check the set-up; every finding comes with its fix."),
+    "db": Entry("db", "Start, stop and look at the embedded PostgreSQL.", group=True),
+    "feast": Entry("feast", "Run Feast's own command line in this repository's environment."),
+}
+
+
+class RootGroup(TyperGroup):
+    """Imports a command when it is called, and turns every error into one line and an exit code."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        module = importlib.import_module(f"featurectl.cli.{entry.module}")
+        group = typer.main.get_group(module.app)
+        if not entry.group:
+            return group.commands[cmd_name]
+        group.name = cmd_name
+        return group
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:
+        extra["standalone_mode"] = False
+        diagnostics.quiet = diagnostics.debug = False
+        sys.exit(self._run(args, prog_name or "featurectl", extra))
+
+    def _run(self, args: Sequence[str] | None, prog_name: str, extra: dict[str, Any]) -> int:
+        try:
+            code = super().main(args, prog_name, **extra)
+            return code if isinstance(code, int) else 0
+        except FeaturectlError as error:
+            diagnostics.failure(error)
+            return error.exit_code
+        except (KeyboardInterrupt, typer.Abort):
+            diagnostics.error("interrupted; what was not finished was rolled back")
+            return 130
+        except BrokenPipeError:
+            # The reader went away: nothing to say, and nobody to say it to.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return BROKEN_PIPE
+        except Exception as error:
+            if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+                return _usage_error(error)
+            diagnostics.internal_failure(error)
+            return INTERNAL_ERROR
+
+
+def _usage_error(error: Any) -> int:
+    context = getattr(error, "ctx", None)
+    hint = f"; see `{context.command_path} --help`" if context else ""
+    diagnostics.error(f"{error.format_message().rstrip('.')}{hint}")
+    return int(error.exit_code)
+
+
+app = typer.Typer(
+    cls=RootGroup,
+    name="featurectl",
+    add_completion=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from featurectl.cli import output
+
+        output.write(f"featurectl {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    repo: Annotated[str | None, typer.Option("-C", "--repo", metavar="DIR", help="The repository.")] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Run a Feast feature store for market data on TimescaleDB.
+
+    Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 findings, 2 usage or configuration,
+    3 database unreachable, 4 lock held, 5 partly done, 6 degraded under --strict, 130 interrupted.
+    """
+    from pathlib import Path
+
+    from featurectl.core.config import Overrides
+
+    diagnostics.debug = debug
+    context.meta["featurectl.overrides"] = Overrides(repo=Path(repo) if repo else None)
+
+
+def new_app(**settings: Any) -> typer.Typer:
+    """Return a Typer app with the house's settings, for one module of commands."""
+    return typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True, **settings)
+
+

@@ -1,0 +1,161 @@
+"""``featurectl services``, ``views``, ``entities``: what is defined, listed or one shown."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from featurectl.cli import output
+from featurectl.cli.app import new_app
+from featurectl.cli.options import Command, FormatOption, JsonOption, OutputOption, chosen, overrides
+from featurectl.core.catalog import Catalog, Entity, Service, View, read_catalog
+from featurectl.core.db import Connection, open_database
+from featurectl.core.queries import query
+from featurectl.core.times import duration
+
+app = new_app()
+
+_Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one in full.")]
+
+
+@app.command("services", cls=Command)
+def services(
+    context: typer.Context,
+    name: _Name = None,
+    format: FormatOption = None,
+    json: JsonOption = False,
+    path: OutputOption = None,
+) -> None:
+    """List feature services, or show one with its features.
+
+    Example: featurectl services technical_indicators_service
+    """
+    catalog = _catalog(context)
+    report = _service(catalog, catalog.service(name)) if name else _services(catalog)
+    output.emit(report, chosen(format, json), path)
+
+
+@app.command("views", cls=Command)
+def views(
+    context: typer.Context,
+    name: _Name = None,
+    format: FormatOption = None,
+    json: JsonOption = False,
+    path: OutputOption = None,
+) -> None:
+    """List feature views, or show one with its fields.
+
+    Example: featurectl views technical_indicators_view
+    """
+    catalog = _catalog(context)
+    report = _view(catalog.view(name)) if name else _views(catalog)
+    output.emit(report, chosen(format, json), path)
+
+
+@app.command("entities", cls=Command)
+def entities(
+    context: typer.Context,
+    name: _Name = None,
+    format: FormatOption = None,
+    json: JsonOption = False,
+    path: OutputOption = None,
+) -> None:
+    """List entities, or show one with the values that have data.
+
+    Example: featurectl entities symbol
+    """
+    database = open_database(overrides(context))
+    with database.connect(read_only=True) as connection:
+        catalog = read_catalog(connection, database.config.project)
+        report = _entity(connection, catalog.entity(name)) if name else _entities(catalog)
+    output.emit(report, chosen(format, json), path)
+
+
+def _catalog(context: typer.Context) -> Catalog:
+    database = open_database(overrides(context))
+    with database.connect(read_only=True) as connection:
+        return read_catalog(connection, database.config.project)
+
+
+def _header(catalog: Catalog) -> dict[str, Any]:
+    return {
+        "project": catalog.project,
+        "catalog_version": catalog.version,
+        "content_hash": catalog.content_hash,
+        "published_at": catalog.published_at,
+    }
+
+
+def _services(catalog: Catalog) -> output.Report:
+    columns = ["service", "features", "tags", "description"]
+    rows = [[one.name, len(one.features), _tags(one.tags), one.description] for one in catalog.services]
+    document = {**_header(catalog), "services": [_service_document(one) for one in catalog.services]}
+    return output.Report("services", document, columns, rows)
+
+
+def _service_document(service: Service) -> dict[str, Any]:
+    features = [{"view": view, "feature": feature} for view, feature in service.features]
+    return {"name": service.name, "description": service.description, "tags": service.tags, "features": features}
+
+
+def _service(catalog: Catalog, service: Service) -> output.Report:
+    columns = ["view", "feature", "type", "description"]
+    rows = []
+    for view, feature in service.features:
+        field = catalog.view(view).field(feature)
+        rows.append([view, feature, field.value_type if field else "-", field.description if field else "-"])
+    title = f"{service.name}: {service.description}"
+    grid = output.Grid(columns, rows, title=title, footer=[_tags(service.tags)] if service.tags else [])
+    return output.Report("services", {**_header(catalog), "service": _service_document(service)}, columns, rows, grid)
+
+
+def _views(catalog: Catalog) -> output.Report:
+    columns = ["view", "entities", "ttl", "online", "features", "description"]
+    rows = [
+        [one.name, list(one.join_keys), _ttl(one), one.online, len(one.fields), one.description] for one in catalog.views
+    ]
+    return output.Report("views", {**_header(catalog), "views": [asdict(one) for one in catalog.views]}, columns, rows)
+
+
+def _view(view: View) -> output.Report:
+    columns = ["feature", "type", "description"]
+    rows = [[field.name, field.value_type, field.description] for field in view.fields]
+    footer = [
+        f"entities: {', '.join(view.join_keys) or 'none'}   ttl: {_ttl(view)}   online: {'yes' if view.online else 'no'}",
+        f"source: {view.source_table or 'a query'}   online table: {view.online_table or '-'}",
+    ]
+    if view.computed_from:
+        footer.append(f"computed from {view.computed_from} by {view.functions_file}")
+    grid = output.Grid(columns, rows, title=f"{view.name}: {view.description}", footer=footer)
+    return output.Report("views", {"view": asdict(view)}, columns, rows, grid)
+
+
+def _entities(catalog: Catalog) -> output.Report:
+    columns = ["entity", "join_key", "type", "views", "description"]
+    rows = [
+        [one.name, one.join_key, one.value_type, _keyed_by(catalog, one), one.description] for one in catalog.entities
+    ]
+    return output.Report("entities", {**_header(catalog), "entities": [asdict(one) for one in catalog.entities]}, columns, rows)
+
+
+def _entity(connection: Connection, entity: Entity) -> output.Report:
+    columns = ["entity_id", "bars", "first_bar", "last_bar"]
+    series = connection.execute(query("candles", "describe_series")).fetchall()
+    rows = [[f"{symbol}_{timeframe}", bars, first, last] for symbol, timeframe, bars, first, last in series]
+    document = {"entity": asdict(entity), "series": [dict(zip(columns, row, strict=True)) for row in rows]}
+    grid = output.Grid(columns, rows, title=f"{entity.name}: {entity.description}")
+    return output.Report("entities", document, columns, rows, grid)
+
+
+def _keyed_by(catalog: Catalog, entity: Entity) -> list[str]:
+    return [view.name for view in catalog.views if entity.join_key in view.join_keys]
+
+
+def _ttl(view: View) -> str:
+    return duration(view.ttl) if view.ttl else "unlimited"
+
+
+def _tags(tags: dict[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in tags.items())

@@ -1,0 +1,75 @@
+"""``featurectl compute``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from featurectl.cli import diagnostics, output
+from featurectl.cli.app import new_app
+from featurectl.cli.options import Command, FormatOption, JsonOption, OutputOption, chosen, overrides, split
+from featurectl.core import compute as core
+from featurectl.core.catalog import read_catalog
+from featurectl.core.clock import system_clock
+from featurectl.core.db import open_database
+from featurectl.core.times import parse_window
+
+app = new_app()
+
+_Names = list[str] | None
+
+
+@app.command("compute", cls=Command)
+def compute(
+    context: typer.Context,
+    symbols: Annotated[_Names, typer.Option("--symbol", metavar="NAME", help="Only this symbol; again for more.")] = None,
+    timeframes: Annotated[
+        _Names, typer.Option("--timeframe", metavar="NAME", help="Only this timeframe; again for more.")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--start", metavar="TIME", help="Only bars that closed at TIME or later.")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--end", metavar="TIME", help="Only bars that closed by TIME.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="All bars of the window, not only new and changed ones.")] = False,
+    format: FormatOption = None,
+    json: JsonOption = False,
+    path: OutputOption = None,
+) -> None:
+    """Compute features from bars that are new or changed since their features were computed.
+
+    A corrected bar recomputes the bars it influences, to the length of the warm-up, also those after --end.
+
+    Example: featurectl compute
+    Example: featurectl compute --symbol BTCUSDT --full
+    """
+    now = system_clock()
+    window = parse_window(start, end, now=now)
+    request = core.Request(split(symbols), split(timeframes), window, full)
+    database = open_database(overrides(context))
+    with database.connect() as connection, diagnostics.progress("compute") as progress:
+        catalog = read_catalog(connection, database.config.project)
+        results = core.compute(
+            connection,
+            catalog,
+            request,
+            root=database.config.root,
+            warmup=database.config.warmup_bars,
+            now=now,
+            on_series=lambda done, total, entity: progress(done, total, str(entity)),
+        )
+    output.emit(_report(results), chosen(format, json), path)
+    if not results:
+        diagnostics.warn("there are no candles; bring some in with `featurectl ingest candles FILE`")
+
+
+def _report(results: list[core.Computed]) -> output.Report:
+    columns = ["view", "entity_id", "bars", "stale_bars", "inserted", "changed"]
+    rows = [[one.view, str(one.entity), one.bars, one.stale, one.inserted, one.changed] for one in results]
+    return output.Report(
+        command="compute",
+        document={"series": [dict(zip(columns, row, strict=True)) for row in rows]},
+        columns=columns,
+        rows=rows,
+        table=output.Grid(["view", "entity", "closed bars", "new or changed", "inserted", "changed"], rows),
+    )

@@ -1,0 +1,48 @@
+"""``featurectl feast -- …``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Annotated
+
+import typer
+
+from featurectl.cli import diagnostics
+from featurectl.cli.app import new_app
+from featurectl.cli.options import Command, overrides
+from featurectl.core import schema
+from featurectl.core.config import DATABASE_VARIABLE
+from featurectl.core.db import Database, open_database
+
+app = new_app()
+
+# The console script may not be on PATH; the module is where this interpreter is.
+_FEAST = "from feast.cli.cli import cli; cli(prog_name='feast')"
+
+
+@app.command("feast", cls=Command, context_settings={"ignore_unknown_options": True})
+def feast(
+    context: typer.Context,
+    words: Annotated[list[str] | None, typer.Argument(metavar="-- ARGS...", help="Arguments for feast.")] = None,
+) -> None:
+    """Run Feast's own command line in this repository, with its database in the environment.
+
+    Example: featurectl feast -- get-online-features -e symbol=BTCUSDT -e timeframe=1h -f technical_indicators_view:rsi_14
+    """
+    database = open_database(overrides(context))
+    _prepare(database)
+    environment = {**os.environ, DATABASE_VARIABLE: database.sqlalchemy_url()}
+    command = [sys.executable, "-c", _FEAST, *(words or [])]
+    # Feast's output is its own: it goes where ours would.
+    code = subprocess.run(command, cwd=database.config.root, env=environment, check=False).returncode
+    if code:
+        diagnostics.note(f"feast exited with {code}")
+        raise typer.Exit(code if code > 0 else 128 - code)
+
+
+def _prepare(database: Database) -> None:
+    """Make the registry's schema: Feast makes tables, but no schema."""
+    with database.connect() as connection:
+        schema.create_schema(connection, database.config.registry_schema)

@@ -1,0 +1,115 @@
+"""``featurectl get-offline``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from featurectl.cli import diagnostics, output
+from featurectl.cli.app import new_app
+from featurectl.cli.options import (
+    Command,
+    FeaturesOption,
+    FormatOption,
+    JsonOption,
+    OutputOption,
+    ServiceOption,
+    chosen,
+    overrides,
+    split,
+)
+from featurectl.core import offline as core
+from featurectl.core.catalog import Selection, read_catalog
+from featurectl.core.clock import system_clock
+from featurectl.core.db import Database, open_database
+from featurectl.core.entity import parse_entity_id
+from featurectl.core.times import parse_window
+from featurectl.errors import UsageError
+
+if TYPE_CHECKING:
+    from featurectl.core.arrow import ArrowConnection
+    from featurectl.core.spine import Spine
+
+app = new_app()
+
+_UPLOADED = "featurectl_spine"
+
+
+@app.command("get-offline", cls=Command)
+def get_offline(
+    context: typer.Context,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="Entity ids: BTCUSDT_1h")] = None,
+    start: Annotated[str | None, typer.Option("--start", metavar="TIME", help="First event time.")] = None,
+    end: Annotated[str | None, typer.Option("--end", metavar="TIME", help="Last event time.")] = None,
+    spine: Annotated[
+        Path | None,
+        typer.Option("--spine", metavar="FILE", help="CSV or Parquet with entity_id and event_timestamp, in place of ids."),
+    ] = None,
+    features: FeaturesOption = None,
+    service: ServiceOption = None,
+    format: FormatOption = None,
+    json: JsonOption = False,
+    path: OutputOption = None,
+) -> None:
+    """Build a training set: for each row the features known at its event time, within their TTL.
+
+    With ids and a window there is a row for every event time of the features asked for. With a spine, its rows stay
+    all there, in their order, with their other columns. Times without a zone are UTC.
+
+    Example: featurectl get-offline BTCUSDT_1h --start 2023-01-01 --end 2023-06-30 -o train.parquet
+    Example: featurectl get-offline --spine labels.csv --service technical_indicators_service -o train.csv
+    """
+    now = system_clock()
+    window = parse_window(start, end, now=now)
+    _check(ids, start, end, spine)
+    entities = [parse_entity_id(text) for text in ids or ()]
+    kind = output.choose_format(chosen(format, json), path)
+    database = open_database(overrides(context))
+    selections = _selections(database, split(features), service)
+    uploaded = _read_spine(spine, selections) if spine else None
+    from featurectl.core.arrow import open_arrow  # 0.3 s: Arrow and ADBC
+
+    with open_arrow(database) as connection:
+        if uploaded:
+            statement = _upload(connection, uploaded, selections)
+        else:
+            statement = core.window_statement(selections, list(dict.fromkeys(entities)), window)
+            diagnostics.note(f"window: {window}")
+        rows = output.emit_batches("get-offline", connection.read(statement), kind, path)
+    diagnostics.note(f"{rows} rows{f' in {path}' if path else ''}")
+    if not rows:
+        diagnostics.warn("there are no features for these ids in this window; `featurectl entities symbol` shows what there is")
+
+
+def _check(ids: list[str] | None, start: str | None, end: str | None, spine: Path | None) -> None:
+    if spine and (ids or start or end):
+        raise UsageError("--spine names entities and times itself; leave out ids, --start and --end")
+    if not spine and not ids:
+        raise UsageError("give entity ids with --start and --end, or --spine FILE")
+    if not spine and not (start and end):
+        raise UsageError("give --start and --end, for example --start -30d --end now")
+
+
+def _selections(database: Database, features: tuple[str, ...], service: str | None) -> tuple[Selection, ...]:
+    with database.connect(read_only=True) as connection:
+        return read_catalog(connection, database.config.project).select(features, service)
+
+
+def _read_spine(path: Path, selections: tuple[Selection, ...]) -> Spine:
+    from featurectl.core.spine import read_spine
+
+    keys = dict.fromkeys(key for chosen in selections for key in chosen.view.join_keys)
+    uploaded = read_spine(path, list(keys))
+    clash = [name for chosen in selections for name in chosen.features if name in uploaded.columns]
+    if clash:
+        raise UsageError(f"{path} has a column '{clash[0]}', which is a feature asked for; rename it, or leave it out")
+    return uploaded
+
+
+def _upload(connection: ArrowConnection, spine: Spine, selections: tuple[Selection, ...]):  # type: ignore[no-untyped-def]
+    from featurectl.core.spine import ROW
+
+    connection.ingest(_UPLOADED, spine.table)
+    return core.spine_statement(_UPLOADED, spine.columns, spine.event_column, selections, ROW)

@@ -1,0 +1,147 @@
+"""``featurectl get-online``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from featurectl.cli import diagnostics, output
+from featurectl.cli.app import new_app
+from featurectl.cli.options import (
+    Command,
+    FeaturesOption,
+    FormatOption,
+    JsonOption,
+    OutputOption,
+    ServiceOption,
+    chosen,
+    overrides,
+    split,
+)
+from featurectl.core.catalog import Selection, read_catalog
+from featurectl.core.clock import system_clock
+from featurectl.core.db import open_database
+from featurectl.core.entity import parse_entity_id
+from featurectl.core.online import EntityFeatures, Status, ViewRow, read_online
+from featurectl.core.times import duration, iso, parse_time
+
+app = new_app()
+
+
+@app.command("get-online", cls=Command)
+def get_online(
+    context: typer.Context,
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Entity ids: BTCUSDT_1h ETHUSDT_1h")],
+    features: FeaturesOption = None,
+    service: ServiceOption = None,
+    allow_stale: Annotated[bool, typer.Option("--allow-stale", help="Serve values older than their TTL.")] = False,
+    as_of: Annotated[
+        str | None, typer.Option("--as-of", metavar="TIME", help="What was known at TIME (ISO 8601, or -2h).")
+    ] = None,
+    format: FormatOption = None,
+    json: JsonOption = False,
+    path: OutputOption = None,
+) -> None:
+    """Read features as they are now, or as of an instant.
+
+    A value older than its view's TTL is withheld with status OUTSIDE_MAX_AGE.
+
+    Example: featurectl get-online BTCUSDT_1h ETHUSDT_1h -f rsi_14,macd
+    """
+    now = system_clock()
+    instant = parse_time(as_of, now=now) if as_of else now
+    entities = [parse_entity_id(text) for text in ids]
+    database = open_database(overrides(context))
+    with database.connect(read_only=True) as connection:
+        catalog = read_catalog(connection, database.config.project)
+        selections = catalog.select(split(features), service, online=True)
+        rows = read_online(connection, selections, entities, as_of=instant, allow_stale=allow_stale)
+    output.emit(_report(rows, selections, iso(instant), allow_stale), chosen(format, json), path)
+    _explain(rows, allow_stale)
+
+
+def _report(rows: list[EntityFeatures], selections: tuple[Selection, ...], as_of: str, stale: bool) -> output.Report:
+    names = [name for selection in selections for name in selection.features]
+    return output.Report(
+        command="get-online",
+        document={"as_of": as_of, "results": [_document(row) for row in rows]},
+        columns=["entity_id", "event_timestamp", "age_seconds", "source", *names, *(f"{name}__status" for name in names)],
+        rows=[_row(row) for row in rows],
+        table=_table(rows, names, stale),
+    )
+
+
+def _document(row: EntityFeatures) -> dict[str, Any]:
+    return {
+        "entity_id": str(row.entity),
+        "symbol": row.entity.symbol,
+        "timeframe": row.entity.timeframe,
+        "features": {name: value for view in row.views for name, value in view.features.items()},
+        "statuses": {name: status for view in row.views for name, status in view.statuses.items()},
+        "views": {
+            view.view: {
+                "event_timestamp": view.event_timestamp,
+                "age_seconds": view.age,
+                "ttl_seconds": view.ttl,
+                "source": view.source,
+            }
+            for view in row.views
+        },
+    }
+
+
+def _row(row: EntityFeatures) -> list[Any]:
+    oldest = min((view for view in row.views if view.age is not None), key=lambda view: -view.age, default=None)  # type: ignore[operator]
+    age = oldest.age.total_seconds() if oldest and oldest.age is not None else None
+    values = [value for view in row.views for value in view.features.values()]
+    statuses = [str(status) for view in row.views for status in view.statuses.values()]
+    sources = "+".join(dict.fromkeys(view.source for view in row.views))
+    return [str(row.entity), oldest.event_timestamp if oldest else None, age, sources, *values, *statuses]
+
+
+def _table(rows: list[EntityFeatures], names: list[str], allow_stale: bool) -> output.Grid:
+    """Lay few entities out with a line a feature, many with a line an entity."""
+    if len(rows) > 3 or len(names) <= 3:
+        lines = [
+            [str(row.entity), _age(row), *(_shown(view, name) for view in row.views for name in view.features)]
+            for row in rows
+        ]
+        return output.Grid(["entity", "age", *names], lines)
+    lines = [
+        [str(row.entity), name, _shown(view, name), view.event_timestamp, view.source]
+        for row in rows
+        for view in row.views
+        for name in view.features
+    ]
+    return output.Grid(["entity", "feature", "value", "event time", "source"], lines)
+
+
+def _age(row: EntityFeatures) -> str:
+    return duration(max(ages)) if (ages := [view.age for view in row.views if view.age is not None]) else "not found"
+
+
+def _shown(view: ViewRow, name: str) -> Any:
+    status = view.statuses[name]
+    if status is Status.NOT_FOUND:
+        return "not found"
+    if status is Status.OUTSIDE_MAX_AGE and view.features[name] is None:
+        return "stale"
+    return view.features[name]
+
+
+def _explain(rows: list[EntityFeatures], allow_stale: bool) -> None:
+    """Say, once a view and entity, why values are missing and what can be done."""
+    for row in rows:
+        for view in row.views:
+            if view.event_timestamp is None:
+                diagnostics.warn(
+                    f"{row.entity}: {view.view} has no row; compute and materialize it, or check the id "
+                    "(`featurectl entities symbol` lists the symbols)"
+                )
+            elif view.stale and view.age and view.ttl:
+                served = "served all the same" if allow_stale else "withheld; --allow-stale serves it"
+                diagnostics.warn(
+                    f"{row.entity}: {view.view} is {duration(view.age)} old, past its TTL of {duration(view.ttl)}: "
+                    f"{served}, --as-of {iso(view.event_timestamp)} asks for that time"
+                )

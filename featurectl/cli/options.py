@@ -1,0 +1,121 @@
+"""Option types that commands share, and what ``-C``, ``--database-url``, ``--timeout``, ``--debug``, ``-q`` leave behind."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperOption
+
+from featurectl.cli import diagnostics
+from featurectl.cli.output import Format
+from featurectl.core.config import Overrides
+
+FormatOption = Annotated[
+    Format | None,
+    typer.Option("--format", help="table, json, csv or parquet. Default: a table on a terminal, JSON when piped."),
+]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", metavar="FILE", help="Write to FILE, whole or not at all; its suffix says the format."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
+FeaturesOption = Annotated[
+    list[str] | None,
+    typer.Option("-f", "--feature", metavar="NAME", help="A feature, or view:feature; again, or comma-separated, for more."),
+]
+ServiceOption = Annotated[str | None, typer.Option("--service", metavar="NAME", help="All features of a service.")]
+ViewsOption = Annotated[
+    list[str] | None, typer.Option("--view", metavar="NAME", help="A view; again, or comma-separated, for more.")
+]
+
+_RELATIVE_TIME = re.compile(r"-\d+(?:\.\d+)?[smhdw]", re.IGNORECASE)
+
+
+def overrides(context: typer.Context) -> Overrides:
+    """Return what the common options say, wherever on the command line they stood."""
+    root = context.find_root()
+    return root.meta.setdefault("featurectl.overrides", Overrides())
+
+
+def split(values: list[str] | None) -> tuple[str, ...]:
+    """Return the names of a repeatable option whose values may hold commas."""
+    return tuple(name.strip() for value in values or () for name in value.split(",") if name.strip())
+
+
+def chosen(format: Format | None, json: bool) -> Format | None:
+    return Format.JSON if json else format
+
+
+def _store(name: str) -> Any:
+    def callback(context: typer.Context, _: Any, value: Any) -> None:
+        if value is not None:
+            context.find_root().meta["featurectl.overrides"] = replace(overrides(context), **{name: value})
+
+    return callback
+
+
+def _switch(name: str) -> Any:
+    def callback(_: typer.Context, __: Any, value: bool) -> None:
+        if value:
+            setattr(diagnostics, name, True)
+
+    return callback
+
+
+def common_options() -> list[TyperOption]:
+    """Return the options that every command has; their values go into :func:`overrides` and the diagnostics."""
+    return [
+        TyperOption(
+            param_decls=["-C", "--repo"],
+            type=str,
+            metavar="DIR",
+            callback=lambda context, _, value: _store("repo")(context, _, Path(value) if value else None),
+            expose_value=False,
+            help="The repository. Default: FEATURECTL_REPO, else feature_store.yaml here or above.",
+        ),
+        TyperOption(
+            param_decls=["--database-url"],
+            type=str,
+            metavar="URL",
+            callback=_store("database_url"),
+            expose_value=False,
+            help="The database. Default: FEATURECTL_DATABASE_URL, else feature_store.yaml.",
+        ),
+        TyperOption(
+            param_decls=["--timeout"],
+            type=float,
+            metavar="SECONDS",
+            callback=_store("timeout"),
+            expose_value=False,
+            help="Give a read this long. Default: 30, or statement_timeout.",
+        ),
+        TyperOption(
+            param_decls=["-q", "--quiet"],
+            is_flag=True,
+            callback=_switch("quiet"),
+            expose_value=False,
+            help="Only warnings and errors on stderr.",
+        ),
+        TyperOption(
+            param_decls=["--debug"],
+            is_flag=True,
+            callback=_switch("debug"),
+            expose_value=False,
+            help="Show the traceback of an error.",
+        ),
+    ]
+
+
+class Command(TyperCommand):
+    """A command with the common options, which takes ``-7d`` for a time and not for an option."""
+
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.params.extend(common_options())
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, [f"now{word}" if _RELATIVE_TIME.fullmatch(word) else word for word in args])

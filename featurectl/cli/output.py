@@ -1,0 +1,296 @@
+"""The only module that writes to stdout, and to ``-o`` files: tables on a terminal, JSON when piped, CSV, Parquet."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from featurectl.core.times import iso
+from featurectl.errors import OutputFileError, UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT_VERSION = 1
+
+
+class Format(StrEnum):
+    """The formats every command that prints a result knows."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Columns and rows as a table on a terminal shows them, with lines above and below."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    title: str = ""
+    footer: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A command's result: the stable JSON document, and the rows that CSV and Parquet hold.
+
+    Tables show ``table`` where people want another layout than files.
+    """
+
+    command: str
+    document: dict[str, Any]
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    table: Grid | None = None
+
+    @property
+    def grid(self) -> Grid:
+        return self.table or Grid(self.columns, self.rows)
+
+
+def emit(report: Report, format: Format | None = None, path: Path | None = None) -> None:
+    """Write a report to stdout or, atomically, to ``path``."""
+    chosen = choose_format(format, path)
+    if chosen is Format.PARQUET:
+        _emit_bytes(_parquet(report), path)
+        return
+    text = {Format.TABLE: _table, Format.JSON: _json, Format.CSV: _csv}[chosen](report)
+    if path is None:
+        write(text)
+    else:
+        with atomic_file(path) as handle:
+            handle.write(text.encode())
+
+
+PREVIEW_ROWS = 20
+
+
+def emit_batches(command: str, reader: pa.RecordBatchReader, kind: Format, path: Path | None) -> int:
+    """Write Arrow batches as they arrive; a table shows the first rows only. Returns the number of rows."""
+    if kind is Format.PARQUET and path is None and sys.stdout.isatty():
+        raise UsageError("Parquet is binary and stdout is a terminal; give -o FILE.parquet")
+    writer = {Format.PARQUET: _batches_parquet, Format.CSV: _batches_csv}.get(kind)
+    if writer is None:
+        return _batches_whole(command, reader, kind, path)
+    if path is not None:
+        with atomic_file(path) as handle:
+            return writer(reader, handle)
+    rows = writer(reader, sys.stdout.buffer)
+    sys.stdout.buffer.flush()
+    return rows
+
+
+def _batches_parquet(reader: pa.RecordBatchReader, sink: IO[bytes]) -> int:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetWriter(sink, reader.schema) as writer:
+        return _each_batch(reader, writer.write_batch)
+
+
+def _batches_csv(reader: pa.RecordBatchReader, sink: IO[bytes]) -> int:
+    import pyarrow.csv
+
+    with pyarrow.csv.CSVWriter(sink, reader.schema) as writer:
+        return _each_batch(reader, writer.write_batch)
+
+
+def _each_batch(reader: pa.RecordBatchReader, write_batch: Callable[[pa.RecordBatch], None]) -> int:
+    rows = 0
+    for batch in reader:
+        write_batch(batch)
+        rows += batch.num_rows
+    return rows
+
+
+def _batches_whole(command: str, reader: pa.RecordBatchReader, kind: Format, path: Path | None) -> int:
+    table = reader.read_all()
+    if kind is Format.JSON:
+        report = Report(command, {"rows": table.to_pylist()}, table.column_names, [])
+    else:
+        shown = table.slice(0, PREVIEW_ROWS)
+        rest = table.num_rows - shown.num_rows
+        footer = [f"… and {rest} more rows; -o FILE.parquet keeps them all"] if rest else []
+        rows = [list(row.values()) for row in shown.to_pylist()]
+        report = Report(command, {}, table.column_names, rows, Grid(table.column_names, rows, footer=footer))
+    emit(report, kind, path)
+    return int(table.num_rows)
+
+
+def write(text: str) -> None:
+    """Write text to stdout."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def choose_format(format: Format | None, path: Path | None) -> Format:
+    """Return the format asked for, that of the file's suffix, a table on a terminal, or JSON.
+
+    Raises:
+        UsageError: the file's suffix says nothing and no format is given.
+    """
+    if format is not None:
+        return format
+    if path is not None:
+        suffixes = {".json": Format.JSON, ".csv": Format.CSV, ".parquet": Format.PARQUET, ".txt": Format.TABLE}
+        if path.suffix.lower() not in suffixes:
+            raise UsageError(f"{path}: the suffix names no format; write {', '.join(suffixes)}, or give --format")
+        return suffixes[path.suffix.lower()]
+    from_environment = os.environ.get("FEATURECTL_FORMAT")
+    if from_environment:
+        try:
+            return Format(from_environment)
+        except ValueError:
+            raise UsageError(f"FEATURECTL_FORMAT='{from_environment}'; formats: {', '.join(Format)}") from None
+    return Format.TABLE if sys.stdout.isatty() else Format.JSON
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` that takes its place at the end, or goes away on failure.
+
+    Raises:
+        OutputFileError: the directory can't be written.
+    """
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise OutputFileError(f"{path} can't be written: {error.strerror}; name another file") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        if path.is_dir():
+            raise OutputFileError(f"{path} is a directory; name a file in it")
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputFileError(f"{path} can't be written: {error.strerror}; name another file") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open ``path`` for writing; it appears whole or not at all."""
+    with atomic_path(path) as temporary, temporary.open("wb") as handle:
+        yield handle
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _emit_bytes(content: bytes, path: Path | None) -> None:
+    if path is not None:
+        with atomic_file(path) as handle:
+            handle.write(content)
+    elif sys.stdout.isatty():
+        raise UsageError("Parquet is binary and stdout is a terminal; give -o FILE.parquet")
+    else:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+
+
+def _json(report: Report) -> str:
+    document = {"format_version": FORMAT_VERSION, "command": report.command, **report.document}
+    indent = 2 if sys.stdout.isatty() else None
+    return json.dumps(document, default=plain, ensure_ascii=False, allow_nan=False, indent=indent) + "\n"
+
+
+def plain(value: Any) -> Any:
+    """Return what JSON can hold for a value it does not know."""
+    if isinstance(value, datetime):
+        return iso(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value).hex()
+    return str(value)
+
+
+def _csv(report: Report) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(report.columns)
+    writer.writerows([_csv_cell(value) for value in row] for row in report.rows)
+    return buffer.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    if isinstance(value, (list, tuple)):
+        return " ".join(str(item) for item in value)
+    if isinstance(value, (str, int, float)):
+        return value
+    return plain(value)
+
+
+def _parquet(report: Report) -> bytes:
+    import pyarrow as pa  # 0.3 s, and only for this format
+    import pyarrow.parquet as pq
+
+    data = {name: [row[index] for row in report.rows] for index, name in enumerate(report.columns)}
+    sink = io.BytesIO()
+    pq.write_table(pa.table(data), sink)
+    return sink.getvalue()
+
+
+def _table(report: Report) -> str:
+    from rich.console import Console  # 0.1 s, and only for tables
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = report.grid
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, name in enumerate(grid.columns):
+        numbers = any(_is_number(row[index]) for row in grid.rows)
+        table.add_column(name, justify="right" if numbers else "left", overflow="fold")
+    for row in grid.rows:
+        table.add_row(*(Text(_cell(value)) for value in row))
+    buffer = io.StringIO()
+    terminal = sys.stdout.isatty()
+    console = Console(file=buffer, force_terminal=terminal, width=None if terminal else 200, highlight=False)
+    if grid.title:
+        console.print(Text(grid.title))
+    console.print(table if grid.rows else Text("nothing to show"))
+    for line in grid.footer:
+        console.print(Text(line))
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+_CELLS: dict[type, Callable[[Any], str]] = {
+    type(None): lambda value: "-",
+    bool: lambda value: "yes" if value else "no",
+    float: lambda value: f"{value:.6g}" if math.isfinite(value) else "-",
+    datetime: iso,
+}
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(item) for item in value)
+    return _CELLS.get(type(value), str)(value)

@@ -1,0 +1,268 @@
+"""The published catalog: what `apply` writes and every other command reads, so that none of them needs Feast."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from featurectl.core.db import Connection
+from featurectl.core.queries import query
+from featurectl.errors import NotFound, SchemaMissing, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """A Feast entity: a name and the join key column it stands for."""
+
+    name: str
+    join_key: str
+    value_type: str
+    description: str
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A feature: its Feast type, its PostgreSQL type, and the column of the source that holds it."""
+
+    name: str
+    value_type: str
+    column_type: str
+    source_column: str
+    description: str
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A feature view. A TTL of 0 seconds is unlimited; ``computed_from`` names the table its functions read."""
+
+    name: str
+    join_keys: tuple[str, ...]
+    ttl_seconds: float
+    online: bool
+    source_table: str | None
+    source_query: str | None
+    timestamp_column: str
+    created_column: str | None
+    online_table: str | None
+    computed_from: str | None
+    functions_file: str | None
+    description: str
+    tags: dict[str, str]
+    fields: tuple[Field, ...]
+
+    @property
+    def ttl(self) -> timedelta | None:
+        return timedelta(seconds=self.ttl_seconds) if self.ttl_seconds else None
+
+    def field(self, name: str) -> Field | None:
+        return next((field for field in self.fields if field.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A feature service: an ordered choice of (view, feature)."""
+
+    name: str
+    description: str
+    tags: dict[str, str]
+    features: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Features of one view, in the order asked for."""
+
+    view: View
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """Everything one project defines."""
+
+    project: str
+    entities: tuple[Entity, ...]
+    views: tuple[View, ...]
+    services: tuple[Service, ...]
+    version: int = 0
+    content_hash: str = ""
+    published_at: datetime | None = None
+
+    def view(self, name: str) -> View:
+        return _named("view", name, self.views)
+
+    def service(self, name: str) -> Service:
+        return _named("service", name, self.services)
+
+    def entity(self, name: str) -> Entity:
+        return _named("entity", name, self.entities)
+
+    def select(
+        self, features: Sequence[str] = (), service: str | None = None, *, online: bool = False
+    ) -> tuple[Selection, ...]:
+        """Resolve feature names (``rsi_14`` or ``view:rsi_14``) or a service; with neither, everything.
+
+        ``online`` limits the choice to views that are served online.
+
+        Raises:
+            NotFound: an unknown feature, view or service.
+            UsageError: a name that several views have, both features and a service, or a view that is not online.
+        """
+        if features and service:
+            raise UsageError("give feature names or a service, not both")
+        if service:
+            wanted = self.service(service).features
+        elif features:
+            wanted = tuple(dict.fromkeys(self._resolve(name, online) for name in features))
+        else:
+            wanted = tuple((view.name, field.name) for view in self.views if view.online or not online for field in view.fields)
+        by_view: dict[str, list[str]] = {}
+        for view, feature in wanted:
+            by_view.setdefault(view, []).append(feature)
+        selections = tuple(Selection(self.view(view), tuple(names)) for view, names in by_view.items())
+        self._refuse_clashes(selections)
+        if online and (offline := [chosen.view.name for chosen in selections if not chosen.view.online]):
+            raise UsageError(f"view '{offline[0]}' is for training only (online=False); read it with `featurectl get-offline`")
+        return selections
+
+    def _resolve(self, name: str, online: bool) -> tuple[str, str]:
+        view_name, separator, feature = name.rpartition(":")
+        if separator:
+            view = self.view(view_name)
+            if view.field(feature) is None:
+                raise NotFound.of("feature", feature, [field.name for field in view.fields], f"view: {view_name}")
+            return view_name, feature
+        owners = [view for view in self.views if view.field(name)]
+        if online and len(owners) > 1:
+            owners = [view for view in owners if view.online] or owners
+        if not owners:
+            known = {field.name for view in self.views for field in view.fields}
+            raise NotFound.of("feature", name, known, "`featurectl views` shows them all")
+        if len(owners) > 1:
+            choices = ", ".join(f"{view.name}:{name}" for view in owners)
+            raise UsageError(f"feature '{name}' is in several views; write one of {choices}")
+        return owners[0].name, name
+
+    @staticmethod
+    def _refuse_clashes(selections: Iterable[Selection]) -> None:
+        seen: dict[str, str] = {}
+        for chosen in selections:
+            for feature in chosen.features:
+                if feature in seen:
+                    raise UsageError(
+                        f"feature '{feature}' is asked for from {seen[feature]} and from {chosen.view.name}; ask for one"
+                    )
+                seen[feature] = chosen.view.name
+
+
+_Item = TypeVar("_Item", View, Service, Entity)
+
+
+def _named(kind: str, name: str, items: Sequence[_Item]) -> _Item:
+    for item in items:
+        if item.name == name:
+            return item
+    raise NotFound.of(kind, name, [item.name for item in items])
+
+
+def read_catalog(connection: Connection, project: str) -> Catalog:
+    """Return the published catalog of a project.
+
+    Raises:
+        SchemaMissing: nothing has been applied to this database yet, or not this project.
+    """
+    catalog = find_catalog(connection, project)
+    if catalog is None:
+        raise SchemaMissing(f"project '{project}' has published no catalog in this database; run `featurectl apply`")
+    return catalog
+
+
+def find_catalog(connection: Connection, project: str) -> Catalog | None:
+    """Return the published catalog of a project, or ``None`` where it has published none."""
+    row = connection.execute(query("catalog", "read_catalog"), {"project": project}).fetchone()
+    return _from_document(row[0]) if row else None
+
+
+def _from_document(document: dict[str, Any]) -> Catalog:
+    return Catalog(
+        project=document["project"],
+        version=document["version"],
+        content_hash=document["content_hash"],
+        published_at=datetime.fromisoformat(document["published_at"]),
+        entities=tuple(Entity(**entity) for entity in document["entities"]),
+        views=tuple(
+            View(
+                **{
+                    **view,
+                    "join_keys": tuple(view["join_keys"]),
+                    "fields": tuple(Field(**field) for field in view["fields"]),
+                }
+            )
+            for view in document["views"]
+        ),
+        services=tuple(
+            Service(**{**service, "features": tuple((view, feature) for view, feature in service["features"])})
+            for service in document["services"]
+        ),
+    )
+
+
+def hashed(catalog: Catalog) -> Catalog:
+    """Return the catalog with the hash of its content: equal definitions give equal hashes."""
+    content = {
+        "entities": [asdict(entity) for entity in sorted(catalog.entities, key=lambda item: item.name)],
+        "views": [asdict(view) for view in sorted(catalog.views, key=lambda item: item.name)],
+        "services": [asdict(service) for service in sorted(catalog.services, key=lambda item: item.name)],
+    }
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return replace(catalog, content_hash=digest)
+
+
+def publish(connection: Connection, catalog: Catalog, *, now: datetime, published_by: str) -> int | None:
+    """Publish a catalog in one transaction; return its new version, or ``None`` when nothing changed."""
+    with connection.transaction():
+        header = {
+            "project": catalog.project,
+            "content_hash": catalog.content_hash,
+            "published_at": now,
+            "published_by": published_by,
+        }
+        row = connection.execute(query("catalog", "publish_header"), header).fetchone()
+        if row is None:
+            return None
+        connection.execute(query("catalog", "delete_catalog"), {"project": catalog.project})
+        with connection.cursor() as cursor:
+            for name, rows in _published_rows(catalog).items():
+                if rows:
+                    cursor.executemany(query("catalog", name), rows)
+        return int(row[0])
+
+
+def _published_rows(catalog: Catalog) -> dict[str, list[dict[str, Any]]]:
+    project = {"project": catalog.project}
+
+    def row(item: Any, **extra: Any) -> dict[str, Any]:
+        values = {name: getattr(item, name) for name in item.__slots__}
+        return {**values, "tags": json.dumps(item.tags), **project, **extra}
+
+    return {
+        "publish_entity": [row(entity) for entity in catalog.entities],
+        "publish_view": [row(view, join_keys=list(view.join_keys), fields=None) for view in catalog.views],
+        "publish_field": [
+            row(field, view=view.name, position=position)
+            for view in catalog.views
+            for position, field in enumerate(view.fields)
+        ],
+        "publish_service": [row(service, features=None) for service in catalog.services],
+        "publish_service_feature": [
+            {**project, "service": service.name, "position": position, "view": view, "feature": feature}
+            for service in catalog.services
+            for position, (view, feature) in enumerate(service.features)
+        ],
+    }

@@ -1,0 +1,209 @@
+"""Read ``feature_store.yaml`` without Feast. Flags win over the environment, the environment over the file."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from featurectl.core import redact
+from featurectl.errors import ConfigError, RepositoryNotFound, UnsetVariable
+
+FILE_NAME = "feature_store.yaml"
+REPO_VARIABLE = "FEATURECTL_REPO"
+DATABASE_VARIABLE = "FEATURECTL_DATABASE_URL"
+EMBEDDED = "embedded"
+ONLINE_STORE = "featurectl.plugin.online.TimescaleOnlineStore"
+
+_VARIABLE = re.compile(r"\$\{(?P<braced>[^}]*)\}|\$(?P<plain>[A-Za-z_]\w*)")
+_PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What flags say; ``None`` means not given."""
+
+    repo: Path | None = None
+    database_url: str | None = None
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One repository's settings, resolved.
+
+    ``database_url`` is ``None`` when the embedded server is used. Times are seconds.
+    """
+
+    root: Path
+    project: str
+    database_url: str | None = field(repr=False)
+    online_store: str = ONLINE_STORE
+    online_schema: str = "online"
+    registry_schema: str = "feast"
+    connect_timeout: float = 5
+    statement_timeout: float = 30
+    warmup_bars: int = 1000
+
+    @property
+    def online_store_is_ours(self) -> bool:
+        return self.online_store == ONLINE_STORE
+
+
+def find_repository(start: Path | None = None, *, explicit: Path | None = None) -> Path:
+    """Return the directory that holds ``feature_store.yaml``: the one named, or the nearest from ``start`` upwards.
+
+    Raises:
+        RepositoryNotFound: there is none.
+    """
+    named = explicit or (Path(value) if (value := os.environ.get(REPO_VARIABLE)) else None)
+    if named is not None:
+        if not (named / FILE_NAME).is_file():
+            raise RepositoryNotFound(f"{named} holds no {FILE_NAME}; run `featurectl init {named}`")
+        return named.resolve()
+    here = (start or Path.cwd()).resolve()
+    for directory in (here, *here.parents):
+        if (directory / FILE_NAME).is_file():
+            return directory
+    raise RepositoryNotFound(f"no {FILE_NAME} in {here} or above; run `featurectl init`, or name the repository with -C DIR")
+
+
+def load_config(overrides: Overrides | None = None) -> Config:
+    """Find the repository and read its settings.
+
+    Raises:
+        RepositoryNotFound: no repository here or above.
+        UnsetVariable: the file names an environment variable that is not set.
+        ConfigError: the file is not the YAML it should be.
+    """
+    overrides = overrides or Overrides()
+    root = find_repository(explicit=overrides.repo)
+    path = root / FILE_NAME
+    document = _expand(_read_yaml(path), path)
+    own = _section(document, "featurectl", path)
+    online = _section(document, "online_store", path)
+    return Config(
+        root=root,
+        project=_project(document, path),
+        database_url=_database_url(overrides, own, online, path),
+        online_store=str(online.get("type", "sqlite")),
+        online_schema=str(online.get("db_schema", "online")),
+        registry_schema=str(own.get("registry_schema", "feast")),
+        connect_timeout=_seconds("FEATURECTL_CONNECT_TIMEOUT", own.get("connect_timeout"), 5, path),
+        statement_timeout=_timeout(overrides.timeout, own.get("statement_timeout"), path),
+        warmup_bars=_count("warmup_bars", own.get("warmup_bars", 1000), path),
+    )
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml  # 0.02 s, and only a repository's commands need it
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path}:{where} is not YAML: {getattr(error, 'problem', None) or 'unreadable'}") from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not a text file in UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error.strerror}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} is empty or not a mapping; compare it with what `featurectl init` writes")
+    return document
+
+
+def _expand(document: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Replace ``${VAR}`` in every string, after parsing, so that no secret can change the YAML around it."""
+    own = document.get("featurectl")
+    embedded = isinstance(own, Mapping) and own.get("database") == EMBEDDED
+
+    def expand(value: Any, key: str) -> Any:
+        if isinstance(value, dict):
+            return {name: expand(inner, f"{key}.{name}" if key else str(name)) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [expand(inner, key) for inner in value]
+        return _VARIABLE.sub(lambda match: lookup(match, key), value) if isinstance(value, str) else value
+
+    def lookup(match: re.Match[str], key: str) -> str:
+        name = match["braced"] if match["braced"] is not None else match["plain"]
+        value = os.environ.get(name)
+        if value:
+            return value
+        if embedded and name == DATABASE_VARIABLE:
+            return ""
+        if match["plain"] is not None:
+            return match[0]
+        raise UnsetVariable(f"{path}: {key} names ${{{name}}}, which is not set; export {name} (see .env.example)")
+
+    expanded: dict[str, Any] = expand(document, "")
+    return expanded
+
+
+def _section(document: Mapping[str, Any], name: str, path: Path) -> Mapping[str, Any]:
+    section = document.get(name) or {}
+    if isinstance(section, str):
+        return {"type": section}
+    if not isinstance(section, dict):
+        raise ConfigError(f"{path}: {name} must be a mapping")
+    return section
+
+
+def _project(document: Mapping[str, Any], path: Path) -> str:
+    project = document.get("project")
+    if not isinstance(project, str) or not _PROJECT.fullmatch(project):
+        raise ConfigError(f"{path}: project must be letters, digits and underscores, not {project!r}")
+    return project
+
+
+def _database_url(
+    overrides: Overrides, own: Mapping[str, Any], online: Mapping[str, Any], path: Path
+) -> str | None:
+    url = overrides.database_url or os.environ.get(DATABASE_VARIABLE) or own.get("database") or online.get("url")
+    if url == EMBEDDED:
+        return None
+    if not url:
+        raise ConfigError(f"{path} names no database; set {DATABASE_VARIABLE}, or `featurectl: {{database: embedded}}`")
+    return normalize_url(str(url))
+
+
+def normalize_url(url: str) -> str:
+    """Return a ``postgresql://`` URL for libpq, from the spellings SQLAlchemy and Heroku use; remember its secrets.
+
+    Raises:
+        ConfigError: it is not a PostgreSQL URL.
+    """
+    redact.remember_secrets_of(url)
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme.partition("+")[0] not in ("postgresql", "postgres", "timescaledb"):
+        raise ConfigError(
+            f"'{redact.redact(url)}' is not a PostgreSQL URL; write postgresql://user@host:5432/database"
+        )
+    return f"postgresql://{rest}"
+
+
+def _timeout(flag: float | None, value: Any, path: Path) -> float:
+    return flag if flag is not None else _seconds("FEATURECTL_STATEMENT_TIMEOUT", value, 30, path)
+
+
+def _seconds(variable: str, value: Any, default: float, path: Path) -> float:
+    source, given = (variable, os.environ[variable]) if os.environ.get(variable) else (f"{path}: featurectl", value)
+    if given is None:
+        return default
+    try:
+        seconds = float(given)
+    except (TypeError, ValueError):
+        seconds = -1
+    if not 0 <= seconds < 1e6:
+        raise ConfigError(f"{source}: '{given}' is not a number of seconds")
+    return seconds
+
+
+def _count(name: str, value: Any, path: Path) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{path}: featurectl.{name} must be a whole number above 0, not {value!r}")
+    return value

@@ -1,0 +1,167 @@
+"""Every connection of the package: UTC, named, with time-outs, and with psycopg's errors turned into ours in one place."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg import errors as pg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from featurectl.core import embedded
+from featurectl.core.config import Config, Overrides, load_config
+from featurectl.core.redact import redact
+from featurectl.errors import (
+    ConfigError,
+    DatabaseError,
+    DatabaseUnreachable,
+    LockHeld,
+    PermissionDenied,
+    SchemaMissing,
+    StatementTimeout,
+)
+
+APPLICATION_NAME = "featurectl"
+# JIT costs more than it saves on statements that touch a few thousand rows.
+_SESSION_OPTIONS = "-c timezone=UTC -c jit=off"
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """Where a repository's data lives, and how to connect to it."""
+
+    config: Config = field(repr=False)
+
+    @property
+    def is_embedded(self) -> bool:
+        return self.config.database_url is None
+
+    def url(self) -> str:
+        """Return a URL that accepts connections; the embedded server is started when it is not running."""
+        if self.config.database_url is not None:
+            return self.config.database_url
+        data = embedded.data_dir(self.config.root)
+        return embedded.running_url(data) or embedded.ensure_running(data)
+
+    def sqlalchemy_url(self) -> str:
+        """Return :meth:`url` as SQLAlchemy, and with it Feast's registry, names psycopg 3; our stores read it too."""
+        return self.url().replace("postgresql://", "postgresql+psycopg://", 1)
+
+    def libpq_url(self) -> str:
+        """Return :meth:`url` with the session's settings in it, for drivers that take nothing but a URL."""
+        return session_url(self.url())
+
+    @contextlib.contextmanager
+    def connect(self, *, read_only: bool = False) -> Iterator[Connection]:
+        """Open a connection in autocommit mode; close it at the end.
+
+        Read-only connections get the statement time-out; writers may take as long as their data needs.
+
+        Raises:
+            DatabaseUnreachable: nothing answers there, or it refuses us.
+        """
+        with translated_errors():
+            connection = self._open(read_only)
+            try:
+                yield connection
+            finally:
+                connection.close()
+
+    def _open(self, read_only: bool) -> Connection:
+        timeout = self.config.statement_timeout if read_only else 0
+        url = self.url()
+        try:
+            return open_connection(url, connect_timeout=self.config.connect_timeout, statement_timeout=timeout)
+        except psycopg.OperationalError as error:
+            if not self.is_embedded:
+                raise DatabaseUnreachable(f"{_place(url)} {_reason(error)}; {_next_step(error)}") from error
+        # The pid file outlived its server, or the server is on its way up or down.
+        url = embedded.ensure_running(embedded.data_dir(self.config.root))
+        return open_connection(url, connect_timeout=self.config.connect_timeout, statement_timeout=timeout)
+
+
+def open_database(overrides: Overrides | None = None) -> Database:
+    """Find the repository, read its configuration, and return its database; connects to nothing yet."""
+    return Database(load_config(overrides))
+
+
+def session_url(url: str) -> str:
+    """Return a libpq connection string with UTC, the application name and our session options."""
+    return make_conninfo(url, application_name=APPLICATION_NAME, options=_merged_options(url))
+
+
+def open_connection(url: str, *, connect_timeout: float, statement_timeout: float = 0) -> Connection:
+    """Connect in autocommit mode; ``statement_timeout`` is in seconds, 0 for none."""
+    options = _merged_options(url)
+    if statement_timeout:
+        options += f" -c statement_timeout={int(statement_timeout * 1000)}"
+    return psycopg.connect(
+        make_conninfo(
+            url, application_name=APPLICATION_NAME, connect_timeout=max(2, round(connect_timeout)), options=options
+        ),
+        autocommit=True,
+    )
+
+
+@contextlib.contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turn psycopg's errors into this package's; the one place where that happens."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise translate(error) from error
+
+
+def translate(error: psycopg.Error) -> DatabaseError | LockHeld:
+    """Return the error a user should see for one of psycopg's."""
+    reason = _reason(error)
+    if isinstance(error, pg.QueryCanceled):
+        return StatementTimeout(f"{reason}; give more time with --timeout SECONDS")
+    if isinstance(error, pg.InsufficientPrivilege):
+        return PermissionDenied(f"{reason}; ask the owner to grant it, or connect as another role")
+    if isinstance(error, (pg.UndefinedTable, pg.InvalidSchemaName, pg.UndefinedColumn, pg.UndefinedFunction)):
+        return SchemaMissing(f"{reason}; run `featurectl apply`")
+    if isinstance(error, (pg.LockNotAvailable, pg.DeadlockDetected)):
+        return LockHeld(f"{reason}; run the command again")
+    if isinstance(error, psycopg.OperationalError):
+        return DatabaseUnreachable(f"the database {reason}; {_next_step(error)}")
+    return DatabaseError(f"the database refused: {reason}")
+
+
+def _reason(error: psycopg.Error) -> str:
+    """Return the cause in one line, free of secrets."""
+    text = error.diag.message_primary or next((line for line in str(error).splitlines() if line.strip()), "failed")
+    return redact(" ".join(text.split()))
+
+
+def _place(url: str) -> str:
+    parts = _parts(url)
+    host, port = parts.get("host", "localhost"), parts.get("port", 5432)
+    return f"database '{parts.get('dbname') or parts.get('user') or 'postgres'}' on {host}:{port}:"
+
+
+def _next_step(error: psycopg.Error) -> str:
+    text = str(error)
+    if "password" in text or "authentication" in text or "no pg_hba.conf" in text:
+        return "check user and password in FEATURECTL_DATABASE_URL"
+    if "does not exist" in text:
+        return "create it, or correct FEATURECTL_DATABASE_URL"
+    return "check that the server runs and FEATURECTL_DATABASE_URL names it; `featurectl doctor` tells more"
+
+
+def _parts(url: str) -> dict[str, Any]:
+    try:
+        return conninfo_to_dict(url)
+    except psycopg.ProgrammingError as error:
+        raise ConfigError(f"the database URL can't be read: {redact(str(error).strip())}") from error
+
+
+def _merged_options(url: str) -> str:
+    given = str(_parts(url).get("options") or "")
+    return f"{given} {_SESSION_OPTIONS}".strip()
+

@@ -1,0 +1,222 @@
+"""Check a set-up from the configuration inwards; every finding comes with its fix."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+import psycopg
+from psycopg import sql
+
+from featurectl.core import catalog as catalogs
+from featurectl.core import clock, compute, schema, timescale
+from featurectl.core.catalog import Catalog
+from featurectl.core.config import FILE_NAME, Config, Overrides, load_config
+from featurectl.core.db import Connection, Database
+from featurectl.core.entity import TIMEFRAMES
+from featurectl.core.queries import query
+from featurectl.core.times import duration, iso
+from featurectl.errors import DefinitionError, FeaturectlError
+
+_SKEW = timedelta(seconds=5)
+_INLINE_PASSWORD = re.compile(r"://[^\s:/@]*:(?!\$)[^\s@$]+@|^\s*password:\s*['\"]?[^\s$'\"]", re.MULTILINE)
+
+
+class Level(StrEnum):
+    """How bad a finding is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at; ``fix`` is what to do about it."""
+
+    level: Level
+    subject: str
+    message: str
+    fix: str = ""
+
+
+def examine(overrides: Overrides | None, *, now: datetime) -> list[Finding]:
+    """Look at everything that can be looked at; what depends on something broken is left out."""
+    findings = list(_environment(now))
+    try:
+        config = load_config(overrides)
+    except FeaturectlError as error:
+        return [*findings, _broken("configuration", error)]
+    findings += _configuration(config)
+    database = Database(config)
+    try:
+        with database.connect(read_only=True) as connection:
+            findings += _database(connection, database, now)
+            findings += _definitions(connection, config)
+    except FeaturectlError as error:
+        findings.append(_broken("database", error))
+    return findings
+
+
+def _broken(subject: str, error: FeaturectlError) -> Finding:
+    message, _, fix = str(error).rpartition("; ")
+    return Finding(Level.ERROR, subject, message or fix, fix if message else "")
+
+
+def _environment(now: datetime) -> Iterator[Finding]:
+    if os.environ.get(clock.VARIABLE):
+        yield Finding(
+            Level.WARNING, "clock", f"{clock.VARIABLE} sets the clock to {iso(now)}", f"unset {clock.VARIABLE} for live data"
+        )
+
+
+def _configuration(config: Config) -> Iterator[Finding]:
+    path = config.root / FILE_NAME
+    where = "the embedded PostgreSQL" if config.database_url is None else "a server by URL"
+    yield Finding(Level.OK, "configuration", f"{path}: project {config.project}, {where}")
+    if not config.online_store_is_ours:
+        yield Finding(
+            Level.WARNING,
+            "online store",
+            f"{config.online_store} is not featurectl's; get-online and materialize do not serve it",
+            "read and materialize it with `featurectl feast -- …`",
+        )
+    if _INLINE_PASSWORD.search(path.read_text(encoding="utf-8")):
+        yield Finding(
+            Level.WARNING,
+            "secrets",
+            f"{path} holds a password",
+            "move it into an environment variable and write ${VARIABLE} there",
+        )
+
+
+def _database(connection: Connection, database: Database, now: datetime) -> Iterator[Finding]:
+    row = connection.execute(query("doctor", "server")).fetchone()
+    assert row is not None
+    version, server_now, role, name, may_create = row
+    yield Finding(Level.OK, "database", f"PostgreSQL {version}, database {name}, role {role}")
+    if not may_create and schema.pending_migrations(connection):
+        yield Finding(
+            Level.ERROR,
+            "database",
+            f"role {role} may not create schemas in {name}",
+            f"GRANT CREATE ON DATABASE {name} TO {role}, or apply as the owner",
+        )
+    yield _zone(database)
+    if not os.environ.get(clock.VARIABLE) and abs(server_now - datetime.now(UTC)) > _SKEW:
+        apart = duration(abs(server_now - datetime.now(UTC)))
+        yield Finding(Level.WARNING, "clock", f"this machine and the server differ by {apart}", "synchronize both with NTP")
+    yield _extension(timescale.inspect(connection))
+
+
+def _zone(database: Database) -> Finding:
+    """Look at the zone that sessions other than ours get."""
+    with psycopg.connect(database.url(), autocommit=True, connect_timeout=5) as plain:
+        row = plain.execute("SHOW timezone").fetchone()
+    zone = row[0] if row else "unknown"
+    if zone in ("UTC", "Etc/UTC", "GMT"):
+        return Finding(Level.OK, "time zone", f"{zone}")
+    return Finding(
+        Level.WARNING,
+        "time zone",
+        f"the server's sessions are in {zone}; ours are in UTC, other tools' naive times would be shifted",
+        "ALTER DATABASE … SET timezone = 'UTC'",
+    )
+
+
+def _extension(extension: timescale.Extension) -> Finding:
+    if extension.installed:
+        license = f", licence {extension.license}" if extension.license else ""
+        return Finding(Level.OK, "timescaledb", f"TimescaleDB {extension.installed}{license}")
+    if extension.available:
+        return Finding(
+            Level.WARNING,
+            "timescaledb",
+            f"the server has TimescaleDB {extension.available}, this database does not use it",
+            "CREATE EXTENSION timescaledb",
+        )
+    return Finding(Level.OK, "timescaledb", "not on this server: plain PostgreSQL tables")
+
+
+def _definitions(connection: Connection, config: Config) -> Iterator[Finding]:
+    pending = schema.pending_migrations(connection)
+    if pending:
+        yield Finding(
+            Level.ERROR, "schema", f"{len(pending)} of featurectl's migrations are missing", "run `featurectl apply`"
+        )
+        return
+    catalog = catalogs.find_catalog(connection, config.project)
+    if catalog is None or catalog.published_at is None:
+        yield Finding(Level.ERROR, "catalog", f"project {config.project} has published none", "run `featurectl apply`")
+        return
+    yield Finding(Level.OK, "catalog", f"version {catalog.version}, published {iso(catalog.published_at)}")
+    checks: tuple[Callable[[], Iterator[Finding]], ...] = (
+        lambda: _registry(connection, config, catalog),
+        lambda: _tables(connection, catalog),
+        lambda: _functions(config, catalog),
+        lambda: _ttls(connection, catalog),
+    )
+    for check in checks:
+        yield from check()
+
+
+def _registry(connection: Connection, config: Config, catalog: Catalog) -> Iterator[Finding]:
+    table = f"{config.registry_schema}.feature_views"
+    if not schema.columns_of(connection, table):
+        yield Finding(Level.ERROR, "registry", f"Feast's registry is not in schema {config.registry_schema}", "run `featurectl apply`")
+        return
+    statement = query("doctor", "registry_views").format(views=sql.Identifier(config.registry_schema, "feature_views"))
+    row = connection.execute(statement, {"project": config.project}).fetchone()
+    views, changed = (row[0] or [], row[1]) if row else ([], None)
+    published = [view.name for view in catalog.views]
+    if sorted(views) != sorted(published):
+        yield Finding(
+            Level.WARNING,
+            "registry",
+            f"it has views {', '.join(views) or 'none'}; the catalog has {', '.join(published) or 'none'}",
+            "run `featurectl apply`",
+        )
+    elif changed and catalog.published_at and datetime.fromtimestamp(changed, UTC) > catalog.published_at + timedelta(minutes=5):
+        yield Finding(
+            Level.WARNING, "registry", "it changed after the catalog was published", "run `featurectl apply` to publish again"
+        )
+    else:
+        yield Finding(Level.OK, "registry", f"{len(views)} views")
+
+
+def _tables(connection: Connection, catalog: Catalog) -> Iterator[Finding]:
+    for view in catalog.views:
+        for name in filter(None, (view.source_table if view.computed_from else None, view.online_table)):
+            if not schema.columns_of(connection, name):
+                yield Finding(Level.ERROR, "tables", f"{name} of {view.name} is missing", "run `featurectl apply`")
+
+
+def _functions(config: Config, catalog: Catalog) -> Iterator[Finding]:
+    for view in catalog.views:
+        if not view.computed_from:
+            continue
+        try:
+            functions = compute.view_functions(view, config.root)
+            yield Finding(Level.OK, "functions", f"{functions.file}: {len(functions.ordered)} functions for {view.name}")
+        except DefinitionError as error:
+            yield Finding(Level.ERROR, "functions", str(error), "mend the file, then `featurectl apply`")
+
+
+def _ttls(connection: Connection, catalog: Catalog) -> Iterator[Finding]:
+    used = {row[1] for row in connection.execute(query("candles", "list_series"))}
+    for view in catalog.views:
+        if view.ttl is None or not view.online or "timeframe" not in view.join_keys:
+            continue
+        long = [name for name, length in TIMEFRAMES.items() if name in used and length > view.ttl]
+        if long:
+            yield Finding(
+                Level.WARNING,
+                "ttl",
+                f"{view.name} has a TTL of {duration(view.ttl)}, shorter than the bars of {', '.join(long)}: "
+                "their features are stale most of the time",
+                f"raise the ttl in the definitions to {duration(TIMEFRAMES[long[-1]])} and apply, or do not serve them online",
+            )

@@ -1,0 +1,257 @@
+"""What the database must look like, what it lacks, and the statements that bring it there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import LiteralString, cast
+
+from psycopg import sql
+
+from featurectl.core.catalog import Catalog, View
+from featurectl.core.db import Connection
+from featurectl.core.queries import SQL_DIRECTORY, query
+from featurectl.errors import DefinitionError, SchemaMissing
+
+# Longer names are cut by PostgreSQL without a word, and two of them may then be one.
+MAX_IDENTIFIER_BYTES = 63
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column as PostgreSQL's ``format_type`` writes it."""
+
+    name: str
+    type: str
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table that should exist. ``name`` is ``schema.table``."""
+
+    name: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        return table_identifier(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One step towards the wanted schema. A change without a statement is only reported."""
+
+    summary: str
+    statement: str | None = None
+    drops: bool = False
+
+
+def table_identifier(name: str) -> sql.Identifier:
+    """Return ``schema.table`` as a quoted identifier."""
+    return sql.Identifier(*name.split(".", 1))
+
+
+def quoted(name: str) -> str:
+    """Return ``schema.table`` quoted, as ``to_regclass`` and SQL text want it."""
+    return table_identifier(name).as_string()
+
+
+def online_table_name(project: str, view: str, schema: str = "online") -> str:
+    """Return the name of a view's online table.
+
+    Raises:
+        DefinitionError: PostgreSQL would cut the name.
+    """
+    name = f"{project}__{view}"
+    if len(name.encode()) > MAX_IDENTIFIER_BYTES:
+        raise DefinitionError(
+            f"the online table of view '{view}' would be '{name}', longer than the {MAX_IDENTIFIER_BYTES} bytes "
+            "PostgreSQL keeps; shorten the view's or the project's name"
+        )
+    return f"{schema}.{name}"
+
+
+def online_table(view: View, key_types: dict[str, str]) -> Table:
+    """Return the table that serves a view online: one typed row per entity."""
+    assert view.online_table is not None
+    return Table(view.online_table, _columns(view, key_types, "event_timestamp", "created_timestamp"), view.join_keys or ())
+
+
+def feature_table(view: View, key_types: dict[str, str]) -> Table:
+    """Return the table that keeps the history of a view that `compute` fills."""
+    assert view.source_table is not None
+    created = view.created_column or "created_timestamp"
+    source = Column("source_created_timestamp", "timestamp with time zone")
+    columns = (*_columns(view, key_types, view.timestamp_column, created), source)
+    return Table(view.source_table, columns, (*view.join_keys, view.timestamp_column))
+
+
+def _columns(view: View, key_types: dict[str, str], event: str, created: str) -> tuple[Column, ...]:
+    return (
+        *(Column(key, key_types[key], required=True) for key in view.join_keys),
+        Column(event, "timestamp with time zone", required=True),
+        Column(created, "timestamp with time zone"),
+        *(Column(field.source_column if event == view.timestamp_column and view.computed_from else field.name, field.column_type) for field in view.fields),
+    )
+
+
+def wanted_tables(catalog: Catalog, key_types: dict[str, str], *, online: bool) -> list[Table]:
+    """Return the tables that `apply` looks after: computed views' history and, where ours, online tables."""
+    tables = [feature_table(view, key_types) for view in catalog.views if view.computed_from]
+    if online:
+        tables += [online_table(view, key_types) for view in catalog.views if view.online_table]
+    return tables
+
+
+def table_changes(connection: Connection, table: Table) -> list[Change]:
+    """Return what turns the table in the database into the wanted one; nothing is ever dropped here.
+
+    Raises:
+        DefinitionError: a column exists with another type, or the key is another one.
+    """
+    existing = columns_of(connection, table.name)
+    if not existing:
+        return [Change(f"create table {table.name}", _create(table))]
+    changes = []
+    for column in table.columns:
+        if column.name not in existing:
+            addition = Change(f"add column {table.name}.{column.name} {column.type}", _add(table, column))
+            changes.append(addition)
+        elif existing[column.name] != column.type:
+            raise DefinitionError(
+                f"{table.name}.{column.name} is {existing[column.name]} in the database and {column.type} in the "
+                "definitions; give the field another name, or alter the column by hand"
+            )
+    wanted = {column.name for column in table.columns}
+    changes += [
+        Change(f"keep column {table.name}.{name}, which no definition names any more")
+        for name in existing
+        if name not in wanted
+    ]
+    key = primary_key_of(connection, table.name)
+    if set(key) != set(table.key):
+        changes.append(
+            Change(
+                f"rebuild table {table.name}: its key is ({', '.join(key)}) and becomes ({', '.join(table.key)})",
+                f"{_drop(table.name)};\n{_create(table)}",
+                drops=True,
+            )
+        )
+    return changes
+
+
+def drop_table(name: str) -> Change:
+    """Return the change that removes a table and everything in it."""
+    return Change(f"drop table {name}", _drop(name), drops=True)
+
+
+def columns_of(connection: Connection, table: str) -> dict[str, str]:
+    """Return a relation's columns and types; empty where it does not exist."""
+    rows = connection.execute(query("schema", "columns_of"), {"table": quoted(table)}).fetchall()
+    return dict(cast("list[tuple[str, str]]", rows))
+
+
+def primary_key_of(connection: Connection, table: str) -> tuple[str, ...]:
+    """Return the columns of a table's primary key."""
+    return tuple(row[0] for row in connection.execute(query("schema", "primary_key_of"), {"table": quoted(table)}))
+
+
+def execute(connection: Connection, changes: Iterable[Change]) -> None:
+    """Run the statements of the changes."""
+    for change in changes:
+        if change.statement:
+            connection.execute(sql.SQL(cast(LiteralString, change.statement)))
+
+
+def create_schema(connection: Connection, name: str) -> None:
+    """Create a schema that is not there; where it is, a role without the right to create schemas is no obstacle."""
+    if not connection.execute(query("schema", "schema_exists"), {"name": name}).fetchone():
+        connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(name)))
+
+
+def _create(table: Table) -> str:
+    schema = table.name.split(".", 1)[0]
+    columns = [
+        sql.SQL("{} {}{}").format(
+            sql.Identifier(column.name),
+            sql.SQL(cast(LiteralString, column.type)),
+            sql.SQL(" NOT NULL" if column.required else ""),
+        )
+        for column in table.columns
+    ]
+    if table.key:
+        key = sql.SQL(", ").join(map(sql.Identifier, table.key))
+        columns.append(sql.SQL("PRIMARY KEY ({})").format(key))
+    statement = sql.SQL("CREATE SCHEMA IF NOT EXISTS {};\nCREATE TABLE IF NOT EXISTS {} (\n    {}\n)").format(
+        sql.Identifier(schema), table.identifier, sql.SQL(",\n    ").join(columns)
+    )
+    return statement.as_string()
+
+
+def _add(table: Table, column: Column) -> str:
+    statement = sql.SQL("ALTER TABLE {} ADD COLUMN IF NOT EXISTS {} {}")
+    kind = sql.SQL(cast(LiteralString, column.type))
+    return statement.format(table.identifier, sql.Identifier(column.name), kind).as_string()
+
+
+def _drop(name: str) -> str:
+    return sql.SQL("DROP TABLE IF EXISTS {}").format(table_identifier(name)).as_string()
+
+
+# --- featurectl's own schema -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """A numbered, idempotent script of ``featurectl/sql/migrations``."""
+
+    version: int
+    name: str
+    path: Path
+
+    @property
+    def statements(self) -> str:
+        return self.path.read_text(encoding="utf-8")
+
+
+def migrations() -> Sequence[Migration]:
+    """Return all migrations this version knows, in order."""
+    paths = sorted((SQL_DIRECTORY / "migrations").glob("[0-9]*.sql"))
+    return [Migration(int(path.stem.partition("_")[0]), path.stem, path) for path in paths]
+
+
+def pending_migrations(connection: Connection) -> list[Migration]:
+    """Return the migrations this database has not seen.
+
+    Raises:
+        SchemaMissing: the database has seen migrations that this version does not know.
+    """
+    row = connection.execute(query("schema", "ledger_exists")).fetchone()
+    known = migrations()
+    if not row or not row[0]:
+        return list(known)
+    applied = {version for (version,) in connection.execute(query("schema", "applied_migrations"))}
+    newest = max(migration.version for migration in known)
+    if applied and max(applied) > newest:
+        raise SchemaMissing(
+            f"the database's schema is version {max(applied)} and this featurectl knows {newest}; upgrade featurectl"
+        )
+    return [migration for migration in known if migration.version not in applied]
+
+
+def migrate(connection: Connection) -> list[Migration]:
+    """Bring featurectl's own schema up, under a lock; return what was applied."""
+    if not pending_migrations(connection):
+        return []
+    with connection.transaction():
+        connection.execute(query("schema", "lock_schema"))
+        pending = pending_migrations(connection)
+        for migration in pending:
+            connection.execute(sql.SQL(cast(LiteralString, migration.statements)))
+            connection.execute(
+                query("schema", "record_migration"), {"version": migration.version, "name": migration.name}
+            )
+    return pending

@@ -1,0 +1,88 @@
+"""SQL pieces over a view's source that materialization and point-in-time joins share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import LiteralString, cast
+
+from psycopg import sql
+
+from featurectl.core.catalog import View
+from featurectl.core.db import Connection
+from featurectl.core.queries import query
+from featurectl.core.schema import quoted
+
+
+def source(view: View) -> sql.Composable:
+    """Return what stands after FROM: the source's table, or its query in parentheses.
+
+    Both are the user's own SQL, from the feature repository, and stand as Feast's stock store would put them.
+    """
+    if view.source_table:
+        return sql.SQL(cast(LiteralString, view.source_table))
+    return sql.SQL("({})").format(sql.SQL(cast(LiteralString, view.source_query or "")))
+
+
+def column(name: str, alias: str = "s") -> sql.Composable:
+    return sql.SQL("{}.{}").format(sql.SQL(cast(LiteralString, alias)), sql.Identifier(name))
+
+
+def commas(parts: Iterable[sql.Composable]) -> sql.Composable:
+    return sql.SQL(", ").join(parts)
+
+
+def conjunction(parts: Iterable[sql.Composable]) -> sql.Composable:
+    """Join conditions with AND; no condition is TRUE."""
+    conditions = list(parts)
+    return sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("TRUE")
+
+
+def created(view: View) -> sql.Composable:
+    """Return the created-timestamp column, or a null where the source has none."""
+    return column(view.created_column) if view.created_column else sql.SQL("NULL::timestamptz")
+
+
+def newest_first(view: View) -> sql.Composable:
+    """Order rows so that the first is the one that counts: latest event, then latest write."""
+    parts = [sql.SQL("{} DESC").format(column(view.timestamp_column))]
+    if view.created_column:
+        parts.append(sql.SQL("{} DESC NULLS LAST").format(column(view.created_column)))
+    return commas(parts)
+
+
+def entity_list(connection: Connection, view: View) -> sql.Composable:
+    """Return the definition of a common table ``entities``: each distinct key of the source, once.
+
+    Where an index begins with the keys it is walked from key to key, so that the cost depends on the number of
+    entities and not on the length of their history.
+    """
+    if not view.join_keys:
+        return sql.SQL("entities AS (SELECT 1)")
+    if not (view.source_table and _keys_lead_an_index(connection, view)):
+        template = sql.SQL("entities AS (SELECT DISTINCT {keys} FROM {source} AS s WHERE {known})")
+        known = conjunction(sql.SQL("{} IS NOT NULL").format(column(key)) for key in view.join_keys)
+        return template.format(keys=commas(column(key) for key in view.join_keys), source=source(view), known=known)
+    keys = commas(sql.Identifier(key) for key in view.join_keys)
+    template = sql.SQL(
+        "entities AS ("
+        "(SELECT {keys} FROM {source} AS s ORDER BY {keys} LIMIT 1) "
+        "UNION ALL "
+        "SELECT following.* FROM entities CROSS JOIN LATERAL "
+        "(SELECT {source_keys} FROM {source} AS s WHERE ({source_keys}) > ({entity_keys}) ORDER BY {source_keys} LIMIT 1)"
+        " AS following)"
+    )
+    return template.format(
+        keys=keys,
+        source=source(view),
+        source_keys=commas(column(key) for key in view.join_keys),
+        entity_keys=commas(column(key, "entities") for key in view.join_keys),
+    )
+
+
+def _keys_lead_an_index(connection: Connection, view: View) -> bool:
+    table = view.source_table or ""
+    if '"' in table:
+        return False
+    parameters = {"table": quoted(table) if "." in table else table, "columns": list(view.join_keys)}
+    row = connection.execute(query("schema", "index_starts_with"), parameters).fetchone()
+    return bool(row and row[0])

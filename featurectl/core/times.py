@@ -1,0 +1,74 @@
+"""Instants and windows as people write them: ISO 8601, a date, ``now``, ``-7d``, ``now-90m``. Always UTC inside."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from featurectl.errors import InvalidTime
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_RELATIVE = re.compile(r"(?:now)?(?P<sign>[-+])(?P<amount>\d+(?:\.\d+)?)(?P<unit>[smhdw])", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A span of event time, UTC, both ends included; ``None`` leaves an end open."""
+
+    start: datetime | None
+    end: datetime | None
+
+    def __str__(self) -> str:
+        first = iso(self.start) if self.start else "the beginning"
+        last = iso(self.end) if self.end else "the end"
+        return f"{first} .. {last}"
+
+
+def parse_time(text: str, *, now: datetime) -> datetime:
+    """Read an instant; one without a zone is UTC, a date alone is its midnight.
+
+    Raises:
+        InvalidTime: the text is neither ISO 8601 nor relative, or lies outside what a timestamp holds.
+    """
+    stripped = text.strip()
+    if stripped.lower() == "now":
+        return now
+    try:
+        if relative := _RELATIVE.fullmatch(stripped):
+            amount = float(relative["amount"]) * (-1 if relative["sign"] == "-" else 1)
+            return now + timedelta(**{_UNITS[relative["unit"].lower()]: amount})
+        instant = datetime.fromisoformat(stripped)
+        return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise InvalidTime(
+            f"'{text}' is not a time; write ISO 8601 (2024-05-01T12:00:00Z, 2024-05-01) or relative (-7d, -90m, now)"
+        ) from None
+
+
+def parse_window(start: str | None, end: str | None, *, now: datetime) -> Window:
+    """Read both ends of a window.
+
+    Raises:
+        InvalidTime: an end can't be read, or the start lies after the end.
+    """
+    window = Window(parse_time(start, now=now) if start else None, parse_time(end, now=now) if end else None)
+    if window.start and window.end and window.start > window.end:
+        raise InvalidTime(f"the window starts ({iso(window.start)}) after it ends ({iso(window.end)}); swap them")
+    return window
+
+
+def iso(instant: datetime) -> str:
+    """Write an instant as ISO 8601 UTC with a Z, fractions only where there are any."""
+    return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def duration(span: timedelta) -> str:
+    """Write a span the way people say it, two units at most: ``2d 3h``, ``45s``."""
+    seconds = int(abs(span.total_seconds()))
+    parts = []
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m"), (1, "s")):
+        count, seconds = divmod(seconds, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return " ".join(parts[:2]) or "0s"

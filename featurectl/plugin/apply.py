@@ -1,0 +1,137 @@
+"""`plan` and `apply`: definitions to registry, schema and catalog; the same steps, shown or taken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from featurectl import __version__
+from featurectl.core import catalog as catalogs
+from featurectl.core import schema
+from featurectl.core.db import Connection, Database
+from featurectl.core.locks import lock
+from featurectl.core.schema import Change
+from featurectl.errors import DefinitionError, NotAllowed
+from featurectl.plugin.definitions import Definitions, load_definitions
+from featurectl.plugin.registry import RegistryChange, apply_to_registry, registry_changes
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `apply` would do. ``catalog_version`` is the published one, ``None`` where there is none yet."""
+
+    files: tuple[str, ...]
+    registry: tuple[RegistryChange, ...]
+    schema: tuple[Change, ...]
+    catalog_version: int | None
+    catalog_changes: bool
+
+    @property
+    def changes(self) -> int:
+        return len(self.registry) + sum(change.statement is not None for change in self.schema) + self.catalog_changes
+
+    @property
+    def drops(self) -> list[str]:
+        """What would be lost: tables dropped, views taken out of the registry."""
+        tables = [change.summary for change in self.schema if change.drops]
+        return tables + [f"delete {one.kind} {one.name}" for one in self.registry if one.action == "delete" and "view" in one.kind]
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What `apply` did, and the version the catalog has now."""
+
+    plan: Plan
+    catalog_version: int
+
+
+def plan(database: Database) -> Plan:
+    """Compare the repository's definitions with the database; change nothing.
+
+    Raises:
+        DefinitionError: the definitions contradict themselves or the database.
+    """
+    definitions = load_definitions(database.config)
+    with database.connect() as connection:
+        connection.execute("SET default_transaction_read_only = on")
+        return _plan(connection, database, definitions)
+
+
+def apply(database: Database, *, allow_drop: bool = False, now: datetime) -> Applied:
+    """Bring registry, schema and catalog to the repository's definitions.
+
+    Raises:
+        DefinitionError: the definitions contradict themselves or the database; nothing was changed.
+        NotAllowed: something would be lost and ``allow_drop`` is not set; nothing was changed.
+        LockHeld: another apply is at work.
+    """
+    definitions = load_definitions(database.config)
+    with database.connect() as connection, lock(connection, f"apply {database.config.project}"):
+        planned = _plan(connection, database, definitions)
+        if planned.drops and not allow_drop:
+            raise NotAllowed(f"this would lose data: {'; '.join(planned.drops)}; allow it with --allow-drop")
+        schema.migrate(connection)
+        schema.create_schema(connection, database.config.registry_schema)
+        schema.execute(connection, planned.schema)
+        apply_to_registry(database, definitions)
+        by = f"featurectl {__version__}"
+        version = catalogs.publish(connection, definitions.catalog, now=now, published_by=by)
+    return Applied(planned, version or planned.catalog_version or 1)
+
+
+def _plan(connection: Connection, database: Database, definitions: Definitions) -> Plan:
+    config = database.config
+    migrations = schema.pending_migrations(connection)
+    published = catalogs.find_catalog(connection, config.project) if not _is_new(connection) else None
+    changes = [Change(f"migrate featurectl's schema: {one.name}", one.statements) for one in migrations]
+    wanted = schema.wanted_tables(definitions.catalog, definitions.key_types, online=config.online_store_is_ours)
+    for table in wanted:
+        changes += schema.table_changes(connection, table)
+    changes += _drops(connection, published, {table.name for table in wanted})
+    _check_sources(connection, definitions)
+    return Plan(
+        files=_shown_files(definitions),
+        registry=tuple(registry_changes(connection, config, definitions)),
+        schema=tuple(changes),
+        catalog_version=published.version if published else None,
+        catalog_changes=published is None or published.content_hash != definitions.catalog.content_hash,
+    )
+
+
+def _is_new(connection: Connection) -> bool:
+    return not schema.columns_of(connection, "featurectl.catalogs")
+
+
+def _shown_files(definitions: Definitions) -> tuple[str, ...]:
+    functions = {view.functions_file for view in definitions.catalog.views if view.functions_file}
+    return tuple(sorted({*definitions.files.values(), *functions}))
+
+
+def _drops(connection: Connection, published: catalogs.Catalog | None, wanted: set[str]) -> Sequence[Change]:
+    """Return the online tables that were published and are wanted no more. Feature tables are history: they stay."""
+    before = {view.online_table for view in published.views if view.online_table} if published else set()
+    return [schema.drop_table(name) for name in sorted(before - wanted) if schema.columns_of(connection, name)]
+
+
+def _check_sources(connection: Connection, definitions: Definitions) -> None:
+    """Refuse a view over a table of the user's own that lacks one of its columns.
+
+    Raises:
+        DefinitionError: names the file, the field and the columns there are.
+    """
+    by_name = {view.name: view for view in definitions.contents.feature_views}
+    for view in definitions.catalog.views:
+        if view.computed_from or not view.source_table or view.source_table.count(".") != 1 or '"' in view.source_table:
+            continue
+        columns = schema.columns_of(connection, view.source_table)
+        place = definitions.file_of(by_name[view.name])
+        if not columns:
+            raise DefinitionError(f"{place}: view '{view.name}': its source table {view.source_table} does not exist")
+        needed = [*view.join_keys, view.timestamp_column, *([view.created_column] if view.created_column else [])]
+        for name in needed + [field.source_column for field in view.fields]:
+            if name not in columns:
+                raise DefinitionError(
+                    f"{place}: view '{view.name}' needs column '{name}', which {view.source_table} does not have; "
+                    f"columns: {', '.join(columns)}"
+                )

@@ -1,0 +1,288 @@
+"""Load a repository's Feast objects, check them, and turn them into the catalog that every other command reads."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from feast import Entity, FeatureService, FeatureView, ValueType
+from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
+from feast.repo_contents import RepoContents
+from feast.types import from_value_type
+
+from featurectl.core import catalog, schema
+from featurectl.core.config import Config
+from featurectl.core.functions import load_functions
+from featurectl.core.value_types import column_type
+from featurectl.errors import DefinitionError
+
+RESERVED = ("event_timestamp", "created_timestamp", "source_created_timestamp")
+COMPUTED_SOURCES = ("candles",)
+
+
+@dataclass(frozen=True)
+class Definitions:
+    """A repository's objects, the files they stand in, and the catalog they make."""
+
+    contents: RepoContents
+    files: dict[int, str]
+    catalog: catalog.Catalog
+    key_types: dict[str, str] = field(default_factory=dict)
+
+    def file_of(self, item: object) -> str:
+        return self.files.get(id(item), "the definitions")
+
+
+def load_definitions(config: Config) -> Definitions:
+    """Import every Python file of the repository, as Feast does, and check what they define.
+
+    Raises:
+        DefinitionError: a file can't be imported, or the definitions contradict themselves. The message names the file.
+    """
+    with working_in(config.root):
+        contents = _import_all(config.root)
+        files = _locate(config.root)
+        objects = Definitions(contents, files, catalog.Catalog(config.project, (), (), ()))
+        _refuse_duplicates(objects)
+        views = tuple(_view(config, view, objects) for view in contents.feature_views)
+    built = catalog.Catalog(
+        project=config.project,
+        entities=tuple(_entity(entity) for entity in _real_entities(contents)),
+        views=tuple(sorted(views, key=lambda view: view.name)),
+        services=tuple(sorted((_service(service) for service in contents.feature_services), key=lambda one: one.name)),
+    )
+    return Definitions(contents, files, catalog.hashed(built), _key_types(contents, files))
+
+
+@contextlib.contextmanager
+def working_in(root: Path) -> Iterator[None]:
+    """Stand in the repository while Feast works: it finds modules by the working directory, and prints to stdout."""
+    before, path = Path.cwd(), list(sys.path)
+    os.chdir(root)
+    sys.path.insert(0, str(root))
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        os.chdir(before)
+        sys.path[:] = path
+
+
+def python_files(root: Path) -> list[Path]:
+    """Return the files of a repository that Feast executes."""
+    from feast.repo_operations import get_repo_files
+
+    return list(get_repo_files(root))
+
+
+def _import_all(root: Path) -> RepoContents:
+    from feast.repo_operations import parse_repo
+
+    sys.dont_write_bytecode = True
+    _forget_modules_elsewhere(root)
+    try:
+        return parse_repo(root)
+    except DefinitionError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise DefinitionError(f"{_place_of(error, root)}{type(error).__name__}: {error}") from error
+
+
+def _forget_modules_elsewhere(root: Path) -> None:
+    """Drop modules of the same names that another repository left behind in this process."""
+    names = {path.relative_to(root.resolve()).parts[0].removesuffix(".py") for path in python_files(root)}
+    for module in [name for name in sys.modules if name.partition(".")[0] in names]:
+        origin = getattr(sys.modules[module], "__file__", None) or ""
+        if "site-packages" not in origin and not origin.startswith(sys.base_prefix):
+            del sys.modules[module]
+
+
+def _place_of(error: BaseException, root: Path) -> str:
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{_relative(Path(error.filename), root)} line {error.lineno}: "
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(root.resolve())]
+    return f"{_relative(Path(frames[-1].filename), root)} line {frames[-1].lineno}: " if frames else ""
+
+
+def _relative(path: Path, root: Path) -> str:
+    resolved = path.resolve()
+    return str(resolved.relative_to(root.resolve())) if resolved.is_relative_to(root.resolve()) else str(path)
+
+
+def _locate(root: Path) -> dict[int, str]:
+    """Return the file that each object is assigned in, by identity; importing a name elsewhere is not assigning it."""
+    files: dict[int, str] = {}
+    for path in python_files(root):
+        shown = _relative(path, root)
+        module = sys.modules.get(shown.removesuffix(".py").replace(os.sep, "."))
+        for name in _assigned_names(path):
+            value = getattr(module, name, None)
+            files.setdefault(id(value), shown)
+            source = getattr(value, "batch_source", None)
+            if source is not None:
+                files.setdefault(id(source), shown)
+    return files
+
+
+def _assigned_names(path: Path) -> Iterator[str]:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        yield from (target.id for target in targets if isinstance(target, ast.Name))
+
+
+def _refuse_duplicates(objects: Definitions) -> None:
+    contents = objects.contents
+    views = [*contents.feature_views, *contents.stream_feature_views, *contents.on_demand_feature_views]
+    _unique("entity", _real_entities(contents), objects)
+    _unique("view", views, objects)
+    _unique("service", contents.feature_services, objects)
+    _unique("source", contents.data_sources, objects)
+
+
+def _unique(kind: str, items: Iterable[Any], objects: Definitions) -> None:
+    seen: dict[str, Any] = {}
+    for item in items:
+        other = seen.setdefault(item.name.lower(), item)
+        if other is not item:
+            places = " and in ".join(dict.fromkeys((objects.file_of(other), objects.file_of(item))))
+            raise DefinitionError(f"{kind} '{item.name}' is defined twice, in {places}; rename or remove one")
+
+
+def _real_entities(contents: RepoContents) -> list[Entity]:
+    from feast.feature_view import DUMMY_ENTITY_NAME
+
+    return [entity for entity in contents.entities if entity.name != DUMMY_ENTITY_NAME]
+
+
+def _entity(entity: Entity) -> catalog.Entity:
+    return catalog.Entity(entity.name, entity.join_key, entity.value_type.name, entity.description, dict(entity.tags))
+
+
+def _service(service: FeatureService) -> catalog.Service:
+    features = tuple(
+        (projection.name, feature.name)
+        for projection in service.feature_view_projections
+        for feature in (projection.features or [])
+    )
+    return catalog.Service(service.name, service.description, dict(service.tags), features)
+
+
+def _keys(view: FeatureView, contents: RepoContents, place: str) -> dict[str, str]:
+    """Return a view's join keys and their value types; Feast itself learns them only when it applies.
+
+    Raises:
+        DefinitionError: the view names an entity that no file defines.
+    """
+    entities = {entity.name: entity for entity in _real_entities(contents)}
+    keys = {}
+    for name in view.entities:
+        if name.startswith("__dummy"):
+            continue
+        if name not in entities:
+            raise DefinitionError(f"{place}: view '{view.name}' has entity '{name}'; entities: {', '.join(entities)}")
+        kind = entities[name].value_type
+        keys[entities[name].join_key] = "String" if kind is ValueType.UNKNOWN else str(from_value_type(kind))
+    return keys
+
+
+def _key_types(contents: RepoContents, files: dict[int, str]) -> dict[str, str]:
+    return {
+        key: column_type(kind, owner=f"join key '{key}'")
+        for view in contents.feature_views
+        for key, kind in _keys(view, contents, files.get(id(view), "the definitions")).items()
+    }
+
+
+def _view(config: Config, view: FeatureView, objects: Definitions) -> catalog.View:
+    place = objects.file_of(view)
+    source = view.batch_source
+    if not isinstance(source, PostgreSQLSource):
+        kind = type(source).__name__ if source is not None else "no source"
+        raise DefinitionError(f"{place}: view '{view.name}' has {kind}; featurectl reads a PostgreSQLSource")
+    table, text = source._postgres_options._table or None, source._postgres_options._query or None
+    computed_from = view.tags.get("computed_from")
+    functions = _functions_file(view, place, config.root) if computed_from else None
+    keys = tuple(_keys(view, objects.contents, place))
+    online = config.online_store_is_ours and view.online and keys
+    built = catalog.View(
+        name=view.name,
+        join_keys=keys,
+        ttl_seconds=(view.ttl or timedelta(0)).total_seconds(),
+        online=bool(view.online),
+        source_table=table,
+        source_query=text,
+        timestamp_column=source.timestamp_field,
+        created_column=source.created_timestamp_column or None,
+        online_table=schema.online_table_name(config.project, view.name, config.online_schema) if online else None,
+        computed_from=computed_from,
+        functions_file=functions,
+        description=view.description,
+        tags=dict(view.tags),
+        fields=(),
+    )
+    fields = _fields(view, built, place, config.root)
+    return catalog.View(**{**{name: getattr(built, name) for name in built.__slots__}, "fields": fields})
+
+
+def _functions_file(view: FeatureView, place: str, root: Path) -> str:
+    kind = view.tags["computed_from"]
+    if kind not in COMPUTED_SOURCES:
+        raise DefinitionError(
+            f"{place}: view '{view.name}' has computed_from={kind}; choices: {', '.join(COMPUTED_SOURCES)}"
+        )
+    directory = Path(place).parent
+    return str(directory / view.tags.get("functions", "indicators.py"))
+
+
+def _fields(view: FeatureView, built: catalog.View, place: str, root: Path) -> tuple[catalog.Field, ...]:
+    _check_field_names(view, built, place)
+    descriptions = _descriptions(view, built, place, root) if built.computed_from else {}
+    mapping = {name: column for column, name in view.batch_source.field_mapping.items()}
+    fields = []
+    for item in view.features:
+        owner = f"{place}: field '{item.name}' of view '{view.name}'"
+        item.description = item.description or descriptions.get(item.name, "")
+        kind = str(item.dtype)
+        fields.append(
+            catalog.Field(
+                name=item.name,
+                value_type=kind,
+                column_type=column_type(kind, owner=owner),
+                source_column=mapping.get(item.name, item.name),
+                description=item.description,
+                tags=dict(item.tags),
+            )
+        )
+    return tuple(fields)
+
+
+def _check_field_names(view: FeatureView, built: catalog.View, place: str) -> None:
+    seen = set()
+    for item in view.features:
+        owner = f"{place}: field '{item.name}' of view '{view.name}'"
+        if item.name in seen:
+            raise DefinitionError(f"{owner} is there twice; rename or remove one")
+        if item.name in RESERVED or item.name in built.join_keys:
+            raise DefinitionError(f"{owner} has a name that the tables use themselves; rename it")
+        if len(item.name.encode()) > schema.MAX_IDENTIFIER_BYTES:
+            raise DefinitionError(f"{owner} is longer than the {schema.MAX_IDENTIFIER_BYTES} bytes PostgreSQL keeps")
+        seen.add(item.name)
+
+
+def _descriptions(view: FeatureView, built: catalog.View, place: str, root: Path) -> dict[str, str]:
+    if set(built.join_keys) != {"symbol", "timeframe"} or not built.source_table or built.source_table.count(".") != 1:
+        raise DefinitionError(
+            f"{place}: view '{view.name}' is computed from candles; it must be keyed by symbol and timeframe, over a "
+            "source with table='schema.table'"
+        )
+    functions = load_functions(root / (built.functions_file or ""), [item.name for item in view.features], root=root)
+    return {feature.name: feature.description for feature in functions.ordered}

@@ -1,0 +1,233 @@
+"""Compare definitions with Feast's registry, and bring the registry to them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from feast import Entity, FeatureService, FeatureStore, FeatureView
+from feast.data_source import DataSource
+from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
+from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
+from feast.protos.feast.core.Entity_pb2 import Entity as EntityProto
+from feast.protos.feast.core.FeatureService_pb2 import FeatureService as FeatureServiceProto
+from feast.protos.feast.core.FeatureView_pb2 import FeatureView as FeatureViewProto
+from feast.protos.feast.core.OnDemandFeatureView_pb2 import OnDemandFeatureView as OnDemandFeatureViewProto
+from psycopg import sql
+
+from featurectl.core.config import DATABASE_VARIABLE, Config
+from featurectl.core.db import Connection, Database
+from featurectl.core.queries import query
+from featurectl.core.schema import quoted
+from featurectl.core.times import duration
+from featurectl.plugin.definitions import Definitions, working_in
+
+Attributes = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryChange:
+    """One object that apply will create, update or delete; ``details`` says what of it changes."""
+
+    action: str
+    kind: str
+    name: str
+    details: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """How one kind of object is stored in the SQL registry, and what of it counts as a change."""
+
+    label: str
+    table: str
+    column: str
+    read: Callable[[bytes], Any]
+    attributes: Callable[[Any], Attributes]
+
+
+def registry_changes(connection: Connection, config: Config, definitions: Definitions) -> list[RegistryChange]:
+    """Return what differs between the registry and the definitions; reads only, and needs no registry to be there."""
+    contents = definitions.contents
+    wanted = {
+        "entity": [entity for entity in contents.entities if not entity.name.startswith("__dummy")],
+        "source": contents.data_sources,
+        "view": contents.feature_views,
+        "on-demand view": contents.on_demand_feature_views,
+        "service": contents.feature_services,
+    }
+    changes = []
+    for kind in _KINDS:
+        existing = _existing(connection, config, kind)
+        changes += _compare(kind.label, existing, {item.name: kind.attributes(item) for item in wanted[kind.label]})
+    return changes
+
+
+def _compare(kind: str, existing: Mapping[str, Attributes], wanted: Mapping[str, Attributes]) -> Iterator[RegistryChange]:
+    for name, attributes in wanted.items():
+        if name not in existing:
+            yield RegistryChange("create", kind, name)
+        elif details := _differences(existing[name], attributes):
+            yield RegistryChange("update", kind, name, details)
+    for name in existing:
+        if name not in wanted:
+            yield RegistryChange("delete", kind, name)
+
+
+def _differences(before: Attributes, after: Attributes) -> tuple[str, ...]:
+    names = dict.fromkeys((*before, *after))
+    return tuple(
+        f"{name}: {before.get(name, '-')} -> {after.get(name, '-')}" for name in names if before.get(name) != after.get(name)
+    )
+
+
+def _existing(connection: Connection, config: Config, kind: _Kind) -> dict[str, Attributes]:
+    table = f"{config.registry_schema}.{kind.table}"
+    if not connection.execute(query("schema", "columns_of"), {"table": quoted(table)}).fetchall():
+        return {}
+    statement = sql.SQL("SELECT {} FROM {} WHERE project_id = %s").format(
+        sql.Identifier(kind.column), sql.Identifier(config.registry_schema, kind.table)
+    )
+    objects = [kind.read(bytes(row[0])) for row in connection.execute(statement, [config.project])]
+    return {item.name: kind.attributes(item) for item in objects if not item.name.startswith("__dummy")}
+
+
+def _common(item: Any) -> Attributes:
+    attributes = {"description": item.description, "owner": getattr(item, "owner", "") or ""}
+    return attributes | {f"tag {name}": value for name, value in sorted(item.tags.items())}
+
+
+def _entity(entity: Entity) -> Attributes:
+    return {"join key": entity.join_key, "type": entity.value_type.name, **_common(entity)}
+
+
+def _source(source: DataSource | None) -> Attributes:
+    if source is None:
+        return {}
+    attributes = {"timestamp": source.timestamp_field or "", "created": source.created_timestamp_column or ""}
+    attributes |= {f"column {column}": name for column, name in sorted(source.field_mapping.items())}
+    if isinstance(source, PostgreSQLSource):
+        # Feast's own comparison of sources forgets the table.
+        attributes |= {"table": source._postgres_options._table, "query": source._postgres_options._query}
+    return attributes | _common(source)
+
+
+def _view(view: FeatureView) -> Attributes:
+    attributes = {
+        "entities": ", ".join(view.entities),
+        "ttl": duration(view.ttl or timedelta(0)),
+        "online": str(view.online),
+        "source": view.batch_source.name if view.batch_source else "",
+    }
+    attributes |= {f"source {name}": value for name, value in _source(view.batch_source).items()}
+    for item in view.features:
+        attributes[f"field {item.name}"] = str(item.dtype)
+        attributes |= {f"field {item.name} {name}": value for name, value in _common(item).items()}
+    return attributes | _common(view)
+
+
+def _on_demand_view(view: OnDemandFeatureView) -> Attributes:
+    return {f"field {item.name}": str(item.dtype) for item in view.features} | _common(view)
+
+
+def _service(service: FeatureService) -> Attributes:
+    features = {
+        f"feature {projection.name}:{item.name}": "yes"
+        for projection in service.feature_view_projections
+        for item in projection.features
+    }
+    return features | _common(service)
+
+
+_KINDS = (
+    _Kind("entity", "entities", "entity_proto", lambda data: Entity.from_proto(EntityProto.FromString(data)), _entity),
+    _Kind(
+        "source",
+        "data_sources",
+        "data_source_proto",
+        lambda data: DataSource.from_proto(DataSourceProto.FromString(data)),
+        _source,
+    ),
+    _Kind(
+        "view",
+        "feature_views",
+        "feature_view_proto",
+        lambda data: FeatureView.from_proto(FeatureViewProto.FromString(data)),
+        _view,
+    ),
+    _Kind(
+        "on-demand view",
+        "on_demand_feature_views",
+        "feature_view_proto",
+        lambda data: OnDemandFeatureView.from_proto(OnDemandFeatureViewProto.FromString(data)),
+        _on_demand_view,
+    ),
+    _Kind(
+        "service",
+        "feature_services",
+        "feature_service_proto",
+        lambda data: FeatureService.from_proto(FeatureServiceProto.FromString(data)),
+        _service,
+    ),
+)
+
+
+def apply_to_registry(database: Database, definitions: Definitions) -> None:
+    """Bring Feast's registry, and through our stores the online tables, to the definitions."""
+    from feast.repo_operations import extract_objects_for_apply_delete
+
+    with feast_store(database) as store, _sources_compared_with_their_table():
+        registry = store.registry
+        contents = definitions.contents
+        if not contents.projects:
+            contents.projects.append(_project(store))
+        to_apply, to_delete, _, _ = extract_objects_for_apply_delete(store.project, registry, contents)
+        store.apply(to_apply, objects_to_delete=to_delete, partial=False)
+
+
+def _project(store: FeatureStore) -> Any:
+    from feast.project import Project
+
+    return Project(name=store.project, description=getattr(store.config, "project_description", None) or "")
+
+
+@contextlib.contextmanager
+def feast_store(database: Database) -> Iterator[FeatureStore]:
+    """Open the repository as a Feast store, in its directory and with the database's URL in the environment."""
+    with environment(database), working_in(database.config.root):
+        yield FeatureStore(repo_path=str(database.config.root))
+
+
+@contextlib.contextmanager
+def environment(database: Database) -> Iterator[None]:
+    """Set the variable that ``feature_store.yaml`` names for the database, while Feast reads it."""
+    before = os.environ.get(DATABASE_VARIABLE)
+    os.environ[DATABASE_VARIABLE] = database.sqlalchemy_url()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[DATABASE_VARIABLE]
+        else:
+            os.environ[DATABASE_VARIABLE] = before
+
+
+@contextlib.contextmanager
+def _sources_compared_with_their_table() -> Iterator[None]:
+    """Let a changed ``table=`` count: ``PostgreSQLSource.__eq__`` compares the query only, and Feast then skips it."""
+    original = PostgreSQLSource.__eq__
+
+    def equal(self: PostgreSQLSource, other: object) -> bool:
+        same_table = getattr(getattr(other, "_postgres_options", None), "_table", None) == self._postgres_options._table
+        return same_table and bool(original(self, other))
+
+    PostgreSQLSource.__eq__ = equal
+    try:
+        yield
+    finally:
+        PostgreSQLSource.__eq__ = original

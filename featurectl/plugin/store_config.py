@@ -1,0 +1,56 @@
+"""What both stores take in ``feature_store.yaml``: one ``url``, or Feast's own host, port, database, user, password."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from feast.infra.utils.postgres.postgres_config import PostgreSQLConfig
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from pydantic import model_validator
+
+from featurectl.core.config import DATABASE_VARIABLE, normalize_url
+from featurectl.core.redact import redact
+from featurectl.errors import UnsetVariable
+
+
+class TimescaleStoreConfig(PostgreSQLConfig):  # type: ignore[misc]
+    """Connection settings. ``url`` is a PostgreSQL URL and wins over the single settings."""
+
+    url: str | None = None
+    sslmode: str | None = None
+    connect_timeout: float = 5
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_url_apart(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not values.get("url"):
+            return values
+        if "${" in str(values["url"]):
+            raise UnsetVariable(
+                f"{values['url']} is not set; run Feast as `featurectl feast -- …`, or export {DATABASE_VARIABLE}"
+            )
+        parts = conninfo_to_dict(normalize_url(str(values["url"])))
+        user = str(parts.get("user") or "postgres")
+        return {
+            **values,
+            "host": str(parts.get("host") or "localhost"),
+            "port": int(parts.get("port") or 5432),
+            "database": str(parts.get("dbname") or user),
+            "user": user,
+            "password": str(parts.get("password") or ""),
+            "sslmode": parts.get("sslmode") or values.get("sslmode"),
+        }
+
+    def conninfo(self) -> str:
+        """Return what libpq needs to connect."""
+        if self.url:
+            return normalize_url(self.url)
+        # An unset password lets libpq look into ~/.pgpass.
+        password = {"password": self.password} if self.password else {}
+        sslmode = {"sslmode": self.sslmode} if self.sslmode else {}
+        return make_conninfo(
+            host=self.host, port=self.port, dbname=self.database, user=self.user, **password, **sslmode
+        )
+
+    def __repr__(self) -> str:
+        return redact(super().__repr__())

@@ -1,0 +1,46 @@
+-- upsert_newest --
+-- Each entity's newest row of the window, upserted unless the online row is newer; counts what happened.
+WITH RECURSIVE {entities},
+newest AS MATERIALIZED (
+    SELECT {keys}, event_timestamp, created_timestamp{features}
+    FROM entities
+    CROSS JOIN LATERAL (
+        SELECT {event} AS event_timestamp, {created} AS created_timestamp{source_features}
+        FROM {source} AS s
+        WHERE {match} AND {window}
+        ORDER BY {order}
+        LIMIT 1
+    ) AS r
+),
+older AS (
+    SELECT count(*) AS count
+    FROM newest AS n JOIN {online} AS o USING ({key_names})
+    WHERE (n.event_timestamp, coalesce(n.created_timestamp, '-infinity'))
+        < (o.event_timestamp, coalesce(o.created_timestamp, '-infinity'))
+),
+written AS (
+    INSERT INTO {online} AS o ({key_names}, event_timestamp, created_timestamp{features})
+    SELECT {key_names}, event_timestamp, created_timestamp{features} FROM newest ORDER BY {key_names}
+    ON CONFLICT ({key_names}) DO UPDATE SET ({assigned}) = ROW({assigned_values})
+    WHERE (excluded.event_timestamp, coalesce(excluded.created_timestamp, '-infinity'))
+        >= (o.event_timestamp, coalesce(o.created_timestamp, '-infinity'))
+      AND ({existing_values}) IS DISTINCT FROM ({assigned_values})
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM newest), (SELECT count(*) FROM written), (SELECT count FROM older);
+
+-- record --
+-- Note a materialization, in its own transaction.
+INSERT INTO featurectl.materializations (
+    project, view, incremental, window_start, window_end, entities, rows_written, rows_unchanged, rows_older,
+    finished_at)
+VALUES (
+    %(project)s, %(view)s, %(incremental)s, %(window_start)s, %(window_end)s, %(entities)s, %(rows_written)s,
+    %(rows_unchanged)s, %(rows_older)s, %(finished_at)s);
+
+-- newest_materializations --
+-- The last materialization of each view of a project.
+SELECT DISTINCT ON (view) view, window_end, finished_at, rows_written
+FROM featurectl.materializations
+WHERE project = %(project)s
+ORDER BY view, id DESC;
