@@ -21,10 +21,13 @@ class ArrowConnection:
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        # A cursor that goes away takes the stream it feeds with it.
+        self._cursors: list[Any] = []
 
     def read(self, statement: sql.Composable) -> pa.RecordBatchReader:
         """Run a query and return its batches as they arrive; read them before the connection closes."""
         cursor = self._connection.cursor()
+        self._cursors.append(cursor)
         with translated_errors():
             cursor.execute(statement.as_string())
             return cursor.fetch_record_batch()
@@ -40,6 +43,11 @@ class ArrowConnection:
             cursor.adbc_ingest(name, data, mode="create", temporary=True)
             cursor.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(name)).as_string())
 
+    def close(self) -> None:
+        for cursor in self._cursors:
+            cursor.close()
+        self._connection.close()
+
     def save(self, name: str, data: pa.Table, *, mode: Literal["create", "replace"]) -> None:
         """Write ``data`` to an ordinary table, ``schema.table`` or ``table``."""
         schema, _, table = name.rpartition(".")
@@ -54,10 +62,8 @@ def connect(url: str) -> Iterator[ArrowConnection]:
 
     with translated_errors(connecting=True):
         connection = adbc.connect(url, autocommit=True)
-    try:
-        yield ArrowConnection(connection)
-    finally:
-        connection.close()
+    with contextlib.closing(ArrowConnection(connection)) as arrow_connection:
+        yield arrow_connection
 
 
 @contextlib.contextmanager

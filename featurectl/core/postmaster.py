@@ -66,13 +66,11 @@ def read_pid_file(data_dir: Path) -> PidFile | None:
 
 
 def serves(pid: int, data_dir: Path) -> bool:
-    """Say whether the process works in the data directory, as every PostgreSQL process does; cheap where /proc is."""
-    if not _HAS_PROC:
-        return _works_in(pid, data_dir)
+    """Say whether the process that a pid file names works in the data directory, as every PostgreSQL process does."""
     try:
-        return os.path.samestat(os.stat(f"/proc/{pid}/cwd"), os.stat(data_dir))
-    except PermissionError:
-        return _command_name(pid) == "postgres"
+        return _works_in(pid, data_dir)
+    except PermissionError:  # another user's, or a hardened system that hides our own
+        return _command_name(pid) == "postgres" and os.stat(f"/proc/{pid}").st_uid == os.stat(data_dir).st_uid
     except OSError:
         return False
 
@@ -102,8 +100,9 @@ def find(data_dir: Path) -> int | None:
         # Its children change their title to `postgres: checkpointer`.
         if process.info["name"] != "postgres" or not command or command[0].startswith("postgres:"):
             continue
-        if serves(process.pid, data_dir):
-            return int(process.pid)
+        with suppress(OSError):
+            if _works_in(process.pid, data_dir):
+                return int(process.pid)
     return None
 
 
@@ -299,11 +298,13 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 
 def _works_in(pid: int, data_dir: Path) -> bool:
+    if _HAS_PROC:
+        return os.path.samestat(os.stat(f"/proc/{pid}/cwd"), os.stat(data_dir))
     import psutil  # 0.03 s; macOS
 
     try:
         return os.path.samefile(psutil.Process(pid).cwd(), data_dir)
-    except (psutil.Error, OSError):
+    except psutil.Error:
         return False
 
 

@@ -250,7 +250,6 @@ def _fields(view: FeatureView, built: catalog.View, place: str, root: Path) -> t
     fields = []
     for item in view.features:
         owner = f"{place}: field '{item.name}' of view '{view.name}'"
-        item.description = item.description or descriptions.get(item.name, "")
         kind = str(item.dtype)
         fields.append(
             catalog.Field(
@@ -258,7 +257,8 @@ def _fields(view: FeatureView, built: catalog.View, place: str, root: Path) -> t
                 value_type=kind,
                 column_type=column_type(kind, owner=owner),
                 source_column=mapping.get(item.name, item.name),
-                description=item.description,
+                # In the catalog only: Feast's own plan would see a difference it can't explain.
+                description=item.description or descriptions.get(item.name, ""),
                 tags=dict(item.tags),
             )
         )

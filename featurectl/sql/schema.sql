@@ -36,9 +36,9 @@ ORDER BY k.position;
 
 -- index_starts_with --
 -- Tell whether an index of a table begins with these columns, whatever their order among themselves.
-SELECT coalesce(bool_or(leading @> %(columns)s::name[] AND leading <@ %(columns)s::name[]), false)
+SELECT coalesce(bool_or(first_columns @> %(columns)s::name[] AND first_columns <@ %(columns)s::name[]), false)
 FROM (
-    SELECT array_agg(a.attname ORDER BY k.position) AS leading
+    SELECT array_agg(a.attname ORDER BY k.position) AS first_columns
     FROM pg_index i
     JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(attnum, position) ON k.position <= cardinality(%(columns)s::name[])
     JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum

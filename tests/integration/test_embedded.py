@@ -281,13 +281,15 @@ def test_a_copy_of_a_running_server_gets_its_own(repositories: Callable[[str], P
 
 def test_a_repository_deleted_under_its_server_starts_anew(repository: Path, data: Path) -> None:
     embedded.ensure_running(data)
-    stray = pid_of(data)
+    stray, sockets = pid_of(data), sockets_of(data)
     shutil.rmtree(repository)
     repository.mkdir()
     assert query(embedded.ensure_running(data)) == 1
     os.kill(stray, signal.SIGINT)
     wait_for(lambda: not postmaster.is_alive(stray))
     assert query(embedded.ensure_running(data)) == 1
+    if sockets != data:
+        shutil.rmtree(sockets, ignore_errors=True)
 
 
 # What a crash leaves behind
@@ -586,7 +588,8 @@ def test_a_directory_that_is_closed_meanwhile_is_opened_again(repository: Path, 
 
 
 @needs_root
-def test_an_ordinary_user_runs_it_as_itself(home_of_nobody: Path) -> None:
+def test_an_ordinary_user_runs_it_as_itself(home_of_nobody: Path, data: Path) -> None:
+    embedded.ensure_running(data)  # another user's server, which can't be looked at, is not mistaken for ours
     data = embedded.data_dir(home_of_nobody)
     done = as_nobody(home_of_nobody, "print(e.ensure_running(d)); print(e.status(d).pid)")
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,42 @@
+"""What all tests share: a clean environment, and the server in pytest's header."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.fix_database import TEST_URL_VARIABLE, clone, server, template
+from tests.fix_repository import applied_repository, repo
+
+__all__ = ["applied_repository", "clone", "repo", "server", "template"]
+
+_TEST_URL = os.environ.get(TEST_URL_VARIABLE)
+for _name in [name for name in os.environ if name.startswith(("FEATURECTL_", "PG"))]:
+    del os.environ[_name]
+if _TEST_URL:
+    os.environ[TEST_URL_VARIABLE] = _TEST_URL
+
+
+def pytest_report_header() -> str:
+    if not _TEST_URL:
+        return "database: the embedded PostgreSQL"
+    from featurectl.core import timescale
+    from featurectl.core.db import open_connection
+    from featurectl.core.redact import redact, remember_secrets_of
+
+    remember_secrets_of(_TEST_URL)
+    with open_connection(_TEST_URL, connect_timeout=5) as connection:
+        extension = timescale.inspect(connection)
+        version = connection.info.server_version // 10000
+    return f"database: {redact(_TEST_URL)}, PostgreSQL {version}, TimescaleDB {extension.installed or 'not installed'}"
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give every test the same environment, whatever the shell has."""
+    for name in [name for name in os.environ if name.startswith(("FEATURECTL_", "PG"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("FEAST_USAGE", "False")
