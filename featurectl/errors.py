@@ -1,4 +1,4 @@
-"""The error tree. A class's docstring is its message when none is given; ``exit_code`` is what the command line returns.
+"""The error tree. A class's docstring is its message when none is given; ``exit_code`` is the command line's.
 
 - FeaturectlError (2)
   - UsageError (2)

@@ -87,5 +87,3 @@ def clone(server: str) -> Iterator[Callable[[str | None], str]]:
 def template(server: str, applied_repository: tuple[Path, str]) -> str:
     """The name of a template database to which the default definitions have been applied."""
     return applied_repository[1]
-
-

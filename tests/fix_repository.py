@@ -24,7 +24,9 @@ SCRIPT = Path(sys.executable).with_name("featurectl")
 CHECKOUT = Path(__file__).resolve().parent.parent
 DATA = CHECKOUT.parent / "shared" / "data"
 
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real market files (../shared/data) are not on this machine")
+needs_data = pytest.mark.skipif(
+    not DATA.is_dir(), reason="the real market files (../shared/data) are not on this machine"
+)
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,8 @@ def _create_extension(url: str) -> None:
 
 
 @pytest.fixture
-def repo(
-    applied_repository: tuple[Path, str], clone: Callable[[str | None], str], tmp_path: Path
-) -> Repo:
+def repo(applied_repository: tuple[Path, str], clone: Callable[[str | None], str], tmp_path: Path) -> Repo:
     """An applied repository with an empty market, the test's own."""
     root, template = applied_repository
     shutil.copytree(root, tmp_path / "market")
     return Repo(tmp_path / "market", clone(template))
-
-

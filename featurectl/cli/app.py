@@ -1,4 +1,4 @@
-"""The root: a table of commands that are imported when they are called, and the one boundary that ends in exit codes."""
+"""The root: a table of commands, imported when they are called, and the one boundary that ends in exit codes."""
 
 from __future__ import annotations
 
@@ -69,14 +69,21 @@ class RootGroup(TyperGroup):
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:
-        extra["standalone_mode"] = False
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
         diagnostics.quiet = diagnostics.debug = False
         sys.exit(self._run(args, prog_name or "featurectl", extra))
 
     def _run(self, args: Sequence[str] | None, prog_name: str, extra: dict[str, Any]) -> int:
         try:
-            code = super().main(args, prog_name, **extra)
+            code = super().main(args, prog_name, standalone_mode=False, **extra)
             return code if isinstance(code, int) else 0
         except FeaturectlError as error:
             diagnostics.failure(error)
@@ -112,6 +119,18 @@ app = typer.Typer(
 )
 
 
+def run(words: Sequence[str]) -> int:
+    """Run one command line in this process and return its exit code; settings of the caller's own stay."""
+    before = diagnostics.quiet, diagnostics.debug
+    try:
+        app(list(words))
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        diagnostics.quiet, diagnostics.debug = before
+    return 0
+
+
 def _version(value: bool) -> None:
     if value:
         from featurectl.cli import output
@@ -145,5 +164,3 @@ def root(
 def new_app(**settings: Any) -> typer.Typer:
     """Return a Typer app with the house's settings, for one module of commands."""
     return typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True, **settings)
-
-

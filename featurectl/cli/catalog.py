@@ -114,7 +114,8 @@ def _service(catalog: Catalog, service: Service) -> output.Report:
 def _views(catalog: Catalog) -> output.Report:
     columns = ["view", "entities", "ttl", "online", "features", "description"]
     rows = [
-        [one.name, list(one.join_keys), _ttl(one), one.online, len(one.fields), one.description] for one in catalog.views
+        [one.name, list(one.join_keys), _ttl(one), one.online, len(one.fields), one.description]
+        for one in catalog.views
     ]
     return output.Report("views", {**_header(catalog), "views": [asdict(one) for one in catalog.views]}, columns, rows)
 
@@ -123,8 +124,9 @@ def _view(view: View) -> output.Report:
     columns = ["feature", "type", "description"]
     rows = [[field.name, field.value_type, field.description] for field in view.fields]
     footer = [
-        f"entities: {', '.join(view.join_keys) or 'none'}   ttl: {_ttl(view)}   online: {'yes' if view.online else 'no'}",
-        f"source: {view.source_table or 'a query'}   online table: {view.online_table or '-'}",
+        f"entities: {', '.join(view.join_keys) or 'none'}   ttl: {_ttl(view)}",
+        f"online: {'yes' if view.online else 'no'}   online table: {view.online_table or '-'}",
+        f"source: {view.source_table or 'a query'}",
     ]
     if view.computed_from:
         footer.append(f"computed from {view.computed_from} by {view.functions_file}")
@@ -137,7 +139,9 @@ def _entities(catalog: Catalog) -> output.Report:
     rows = [
         [one.name, one.join_key, one.value_type, _keyed_by(catalog, one), one.description] for one in catalog.entities
     ]
-    return output.Report("entities", {**_header(catalog), "entities": [asdict(one) for one in catalog.entities]}, columns, rows)
+    return output.Report(
+        "entities", {**_header(catalog), "entities": [asdict(one) for one in catalog.entities]}, columns, rows
+    )
 
 
 def _entity(connection: Connection, entity: Entity) -> output.Report:

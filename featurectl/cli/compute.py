@@ -23,7 +23,9 @@ _Names = list[str] | None
 @app.command("compute", cls=Command)
 def compute(
     context: typer.Context,
-    symbols: Annotated[_Names, typer.Option("--symbol", metavar="NAME", help="Only this symbol; again for more.")] = None,
+    symbols: Annotated[
+        _Names, typer.Option("--symbol", metavar="NAME", help="Only this symbol; again for more.")
+    ] = None,
     timeframes: Annotated[
         _Names, typer.Option("--timeframe", metavar="NAME", help="Only this timeframe; again for more.")
     ] = None,
@@ -31,7 +33,9 @@ def compute(
         str | None, typer.Option("--start", metavar="TIME", help="Only bars that closed at TIME or later.")
     ] = None,
     end: Annotated[str | None, typer.Option("--end", metavar="TIME", help="Only bars that closed by TIME.")] = None,
-    full: Annotated[bool, typer.Option("--full", help="All bars of the window, not only new and changed ones.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="All bars of the window, not only new and changed ones.")
+    ] = False,
     format: FormatOption = None,
     json: JsonOption = False,
     path: OutputOption = None,

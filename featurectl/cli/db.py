@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from psycopg.conninfo import conninfo_to_dict
@@ -77,7 +77,9 @@ def url(context: typer.Context) -> None:
 
 
 @app.command("shell", cls=Command, context_settings={"ignore_unknown_options": True})
-def shell(context: typer.Context, words: list[str] | None = typer.Argument(None, metavar="-- ARGS...")) -> None:
+def shell(
+    context: typer.Context, words: Annotated[list[str] | None, typer.Argument(metavar="-- ARGS...")] = None
+) -> None:
     """Open psql on the database; arguments after -- go to psql.
 
     Example: featurectl db shell -- -c 'TABLE featurectl.catalogs'

@@ -43,7 +43,9 @@ def plan(
     diagnostics.note(f"executed: {', '.join(planned.files)}")
     for loss in planned.drops:
         diagnostics.warn(f"{loss}: apply does it with --allow-drop only")
-    diagnostics.note(f"{planned.changes} changes; `featurectl apply` makes them" if planned.changes else "nothing to change")
+    diagnostics.note(
+        f"{planned.changes} changes; `featurectl apply` makes them" if planned.changes else "nothing to change"
+    )
     if detailed_exitcode and planned.changes:
         raise typer.Exit(1)
 
@@ -82,7 +84,9 @@ def _report(command: str, plan: Plan, version: int | None = None) -> output.Repo
     ]
     if plan.catalog_changes:
         before = f"version {plan.catalog_version}" if plan.catalog_version else "none yet"
-        rows.append(["publish", "catalog", f"version {version or (plan.catalog_version or 0) + 1}", f"before: {before}"])
+        rows.append(
+            ["publish", "catalog", f"version {version or (plan.catalog_version or 0) + 1}", f"before: {before}"]
+        )
     return output.Report(
         command=command,
         document={
@@ -91,9 +95,7 @@ def _report(command: str, plan: Plan, version: int | None = None) -> output.Repo
                 {"action": one.action, "kind": one.kind, "name": one.name, "details": list(one.details)}
                 for one in plan.registry
             ],
-            "schema": [
-                {"summary": one.summary, "statement": one.statement, "drops": one.drops} for one in plan.schema
-            ],
+            "schema": [{"summary": one.summary, "statement": one.statement, "drops": one.drops} for one in plan.schema],
             "catalog": {"version": version or plan.catalog_version, "changes": plan.catalog_changes},
             "files": list(plan.files),
         },
@@ -105,5 +107,9 @@ def _report(command: str, plan: Plan, version: int | None = None) -> output.Repo
 
 def _grid(plan: Plan, rows: list[list[Any]], *, statements: bool) -> output.Grid:
     short = [[*row[:3], row[3] if row[1] != "schema" else ""] for row in rows]
-    ddl = [f"{change.statement.strip().rstrip(';')};\n" for change in plan.schema if change.statement] if statements else []
+    ddl = (
+        [f"{change.statement.strip().rstrip(';')};\n" for change in plan.schema if change.statement]
+        if statements
+        else []
+    )
     return output.Grid(["action", "kind", "name", "detail"], short, footer=["", *ddl] if ddl else [])

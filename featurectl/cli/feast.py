@@ -29,7 +29,7 @@ def feast(
 ) -> None:
     """Run Feast's own command line in this repository, with its database in the environment.
 
-    Example: featurectl feast -- get-online-features -e symbol=BTCUSDT -e timeframe=1h -f technical_indicators_view:rsi_14
+    Example: featurectl feast -- materialize-incremental 2024-05-01T12:00:00
     """
     database = open_database(overrides(context))
     _prepare(database)

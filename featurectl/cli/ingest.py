@@ -44,7 +44,9 @@ def ingest() -> None:
 def candles(
     context: typer.Context,
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="CSV, CSV.gz, ZIP, Parquet; - is stdin.")],
-    symbol: Annotated[str | None, typer.Option("--symbol", metavar="NAME", help="The symbol, where no column says it.")] = None,
+    symbol: Annotated[
+        str | None, typer.Option("--symbol", metavar="NAME", help="The symbol, where no column says it.")
+    ] = None,
     timeframe: Annotated[
         str | None, typer.Option("--timeframe", metavar="NAME", help="The timeframe, where no column says it.")
     ] = None,
@@ -183,15 +185,22 @@ def _explain(results: list[_Ingested], rejects: Path | None) -> None:
             continue
         for text in one.file.warnings:
             diagnostics.warn(f"{one.name}: {text}")
-        if one.file.rejects.counts:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in one.file.rejects.counts.items())
+        if one.file.open_bars:
+            diagnostics.note(f"{one.name}: left out {_count(one.file.open_bars, 'bar')} still open")
+        faults = one.file.faults
+        if faults:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in faults.items())
             where = f"see {rejects}" if rejects else "--rejects FILE lists them"
-            diagnostics.warn(f"{one.name}: rejected {len(one.file.rejects)} rows ({reasons}); {where}")
+            diagnostics.warn(f"{one.name}: rejected {_count(sum(faults.values()), 'row')}: {reasons}; {where}")
         for series in one.file.series:
             if series.gaps:
                 first = ", ".join(f"{gap.bars} from {iso(gap.first_missing)}" for gap in series.gaps[:5])
                 more = f" and {len(series.gaps) - 5} more gaps" if len(series.gaps) > 5 else ""
                 diagnostics.note(f"{series.symbol}_{series.timeframe}: missing bars: {first}{more}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _finish(results: list[_Ingested]) -> None:

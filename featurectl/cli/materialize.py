@@ -8,7 +8,16 @@ import typer
 
 from featurectl.cli import diagnostics, output
 from featurectl.cli.app import new_app
-from featurectl.cli.options import Command, FormatOption, JsonOption, OutputOption, ViewsOption, chosen, overrides, split
+from featurectl.cli.options import (
+    Command,
+    FormatOption,
+    JsonOption,
+    OutputOption,
+    ViewsOption,
+    chosen,
+    overrides,
+    split,
+)
 from featurectl.core import materialize as core
 from featurectl.core.catalog import read_catalog
 from featurectl.core.clock import system_clock
@@ -23,7 +32,9 @@ app = new_app()
 def materialize(
     context: typer.Context,
     start: Annotated[str | None, typer.Argument(metavar="[START", help="Start of the window, included.")] = None,
-    end: Annotated[str | None, typer.Argument(metavar="END]", help="End of the window, included; not after now.")] = None,
+    end: Annotated[
+        str | None, typer.Argument(metavar="END]", help="End of the window, included; not after now.")
+    ] = None,
     incremental: Annotated[
         bool, typer.Option("--incremental", help="Each entity's newest row up to now (the default without a window).")
     ] = False,
@@ -96,5 +107,3 @@ def _finish(results: list[core.Materialized | core.Failed]) -> None:
         raise failed[0].error
     reasons = "; ".join(str(one.error) for one in failed)
     raise PartlyDone(f"{len(results) - len(failed)} of {len(results)} views done: {reasons}")
-
-

@@ -45,7 +45,9 @@ def get_offline(
     end: Annotated[str | None, typer.Option("--end", metavar="TIME", help="Last event time.")] = None,
     spine: Annotated[
         Path | None,
-        typer.Option("--spine", metavar="FILE", help="CSV or Parquet with entity_id and event_timestamp, in place of ids."),
+        typer.Option(
+            "--spine", metavar="FILE", help="CSV or Parquet with entity_id and event_timestamp, in place of ids."
+        ),
     ] = None,
     features: FeaturesOption = None,
     service: ServiceOption = None,
@@ -80,7 +82,9 @@ def get_offline(
         rows = output.emit_batches("get-offline", connection.read(statement), kind, path)
     diagnostics.note(f"{rows} rows{f' in {path}' if path else ''}")
     if not rows:
-        diagnostics.warn("there are no features for these ids in this window; `featurectl entities symbol` shows what there is")
+        diagnostics.warn(
+            "there are no features for these ids in this window; `featurectl entities symbol` shows what there is"
+        )
 
 
 def _check(ids: list[str] | None, start: str | None, end: str | None, spine: Path | None) -> None:

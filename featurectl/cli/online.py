@@ -66,7 +66,14 @@ def _report(rows: list[EntityFeatures], selections: tuple[Selection, ...], as_of
     return output.Report(
         command="get-online",
         document={"as_of": as_of, "results": [_document(row) for row in rows]},
-        columns=["entity_id", "event_timestamp", "age_seconds", "source", *names, *(f"{name}__status" for name in names)],
+        columns=[
+            "entity_id",
+            "event_timestamp",
+            "age_seconds",
+            "source",
+            *names,
+            *(f"{name}__status" for name in names),
+        ],
         rows=[_row(row) for row in rows],
         table=_table(rows, names, stale),
     )

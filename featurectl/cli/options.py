@@ -1,4 +1,4 @@
-"""Option types that commands share, and what ``-C``, ``--database-url``, ``--timeout``, ``--debug``, ``-q`` leave behind."""
+"""Option types that commands share, and the options that every command has."""
 
 from __future__ import annotations
 
@@ -20,12 +20,16 @@ FormatOption = Annotated[
 ]
 OutputOption = Annotated[
     Path | None,
-    typer.Option("-o", "--output", metavar="FILE", help="Write to FILE, whole or not at all; its suffix says the format."),
+    typer.Option(
+        "-o", "--output", metavar="FILE", help="Write to FILE, whole or not at all; its suffix says the format."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
 FeaturesOption = Annotated[
     list[str] | None,
-    typer.Option("-f", "--feature", metavar="NAME", help="A feature, or view:feature; again, or comma-separated, for more."),
+    typer.Option(
+        "-f", "--feature", metavar="NAME", help="A feature, or view:feature; again, or comma-separated, for more."
+    ),
 ]
 ServiceOption = Annotated[str | None, typer.Option("--service", metavar="NAME", help="All features of a service.")]
 ViewsOption = Annotated[
@@ -38,7 +42,8 @@ _RELATIVE_TIME = re.compile(r"-\d+(?:\.\d+)?[smhdw]", re.IGNORECASE)
 def overrides(context: typer.Context) -> Overrides:
     """Return what the common options say, wherever on the command line they stood."""
     root = context.find_root()
-    return root.meta.setdefault("featurectl.overrides", Overrides())
+    given: Overrides = root.meta.setdefault("featurectl.overrides", Overrides())
+    return given
 
 
 def split(values: list[str] | None) -> tuple[str, ...]:

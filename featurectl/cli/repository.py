@@ -20,7 +20,9 @@ def init(
     directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where; made if it is not there.")] = Path(),
     profile: Annotated[
         Profile,
-        typer.Option("--profile", help="embedded: a PostgreSQL of its own; timescale: a server by FEATURECTL_DATABASE_URL."),
+        typer.Option(
+            "--profile", help="embedded: a PostgreSQL of its own; timescale: a server by FEATURECTL_DATABASE_URL."
+        ),
     ] = Profile.EMBEDDED,
     project: Annotated[
         str | None, typer.Option("--project", metavar="NAME", help="The Feast project. Default: the directory's name.")
@@ -45,10 +47,14 @@ def init(
             },
             columns=["file"],
             rows=[[name] for name in made.files],
-            table=output.Grid(["file"], [[name] for name in made.files], title=f"project {made.project} in {made.root}"),
+            table=output.Grid(
+                ["file"], [[name] for name in made.files], title=f"project {made.project} in {made.root}"
+            ),
         ),
         chosen(format, json),
     )
-    step = "featurectl apply" if profile is Profile.EMBEDDED else "export FEATURECTL_DATABASE_URL, then featurectl apply"
+    step = (
+        "featurectl apply" if profile is Profile.EMBEDDED else "export FEATURECTL_DATABASE_URL, then featurectl apply"
+    )
     here = "" if made.root == Path.cwd().resolve() else f"cd {directory}, "
     diagnostics.note(f"next: {here}{step}, featurectl ingest candles FILE")

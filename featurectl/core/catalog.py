@@ -121,14 +121,18 @@ class Catalog:
         elif features:
             wanted = tuple(dict.fromkeys(self._resolve(name, online) for name in features))
         else:
-            wanted = tuple((view.name, field.name) for view in self.views if view.online or not online for field in view.fields)
+            wanted = tuple(
+                (view.name, field.name) for view in self.views if view.online or not online for field in view.fields
+            )
         by_view: dict[str, list[str]] = {}
         for view, feature in wanted:
             by_view.setdefault(view, []).append(feature)
         selections = tuple(Selection(self.view(view), tuple(names)) for view, names in by_view.items())
         self._refuse_clashes(selections)
         if online and (offline := [chosen.view.name for chosen in selections if not chosen.view.online]):
-            raise UsageError(f"view '{offline[0]}' is for training only (online=False); read it with `featurectl get-offline`")
+            raise UsageError(
+                f"view '{offline[0]}' is for training only (online=False); read it with `featurectl get-offline`"
+            )
         return selections
 
     def _resolve(self, name: str, online: bool) -> tuple[str, str]:
@@ -155,9 +159,8 @@ class Catalog:
         for chosen in selections:
             for feature in chosen.features:
                 if feature in seen:
-                    raise UsageError(
-                        f"feature '{feature}' is asked for from {seen[feature]} and from {chosen.view.name}; ask for one"
-                    )
+                    both = f"{seen[feature]} and {chosen.view.name}"
+                    raise UsageError(f"feature '{feature}' is asked for from {both}; ask for one of them")
                 seen[feature] = chosen.view.name
 
 

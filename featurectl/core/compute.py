@@ -19,7 +19,7 @@ from featurectl.core.locks import lock
 from featurectl.core.queries import query
 from featurectl.core.schema import table_identifier
 from featurectl.core.sources import commas
-from featurectl.core.times import Window
+from featurectl.core.times import ALWAYS, Window
 from featurectl.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Request:
 
     symbols: tuple[str, ...] = ()
     timeframes: tuple[str, ...] = ()
-    window: Window = Window(None, None)
+    window: Window = ALWAYS
     full: bool = False
 
 
@@ -100,7 +100,9 @@ def compute(
     """
     views = [view for view in catalog.views if view.computed_from == "candles"]
     if not views:
-        raise UsageError("no view is computed from candles; tag one with computed_from=candles, then `featurectl apply`")
+        raise UsageError(
+            "no view is computed from candles; tag one with computed_from=candles, then `featurectl apply`"
+        )
     series = choose_series(connection, request)
     results = []
     for number, view in enumerate(views):

@@ -68,7 +68,9 @@ def find_repository(start: Path | None = None, *, explicit: Path | None = None) 
     for directory in (here, *here.parents):
         if (directory / FILE_NAME).is_file():
             return directory
-    raise RepositoryNotFound(f"no {FILE_NAME} in {here} or above; run `featurectl init`, or name the repository with -C DIR")
+    raise RepositoryNotFound(
+        f"no {FILE_NAME} in {here} or above; run `featurectl init`, or name the repository with -C DIR"
+    )
 
 
 def load_config(overrides: Overrides | None = None) -> Config:
@@ -160,9 +162,7 @@ def _project(document: Mapping[str, Any], path: Path) -> str:
     return project
 
 
-def _database_url(
-    overrides: Overrides, own: Mapping[str, Any], online: Mapping[str, Any], path: Path
-) -> str | None:
+def _database_url(overrides: Overrides, own: Mapping[str, Any], online: Mapping[str, Any], path: Path) -> str | None:
     url = overrides.database_url or os.environ.get(DATABASE_VARIABLE) or own.get("database") or online.get("url")
     if url == EMBEDDED:
         return None
@@ -180,9 +180,7 @@ def normalize_url(url: str) -> str:
     redact.remember_secrets_of(url)
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.partition("+")[0] not in ("postgresql", "postgres", "timescaledb"):
-        raise ConfigError(
-            f"'{redact.redact(url)}' is not a PostgreSQL URL; write postgresql://user@host:5432/database"
-        )
+        raise ConfigError(f"'{redact.redact(url)}' is not a PostgreSQL URL; write postgresql://user@host:5432/database")
     return f"postgresql://{rest}"
 
 

@@ -1,4 +1,4 @@
-"""Every connection of the package: UTC, named, with time-outs, and with psycopg's errors turned into ours in one place."""
+"""Every connection: UTC, named, with time-outs, and with psycopg's errors turned into ours in one place."""
 
 from __future__ import annotations
 
@@ -164,4 +164,3 @@ def _parts(url: str) -> dict[str, Any]:
 def _merged_options(url: str) -> str:
     given = str(_parts(url).get("options") or "")
     return f"{given} {_SESSION_OPTIONS}".strip()
-

@@ -70,7 +70,10 @@ def _broken(subject: str, error: FeaturectlError) -> Finding:
 def _environment(now: datetime) -> Iterator[Finding]:
     if os.environ.get(clock.VARIABLE):
         yield Finding(
-            Level.WARNING, "clock", f"{clock.VARIABLE} sets the clock to {iso(now)}", f"unset {clock.VARIABLE} for live data"
+            Level.WARNING,
+            "clock",
+            f"{clock.VARIABLE} sets the clock to {iso(now)}",
+            f"unset {clock.VARIABLE} for live data",
         )
 
 
@@ -109,7 +112,9 @@ def _database(connection: Connection, database: Database, now: datetime) -> Iter
     yield _zone(database)
     if not os.environ.get(clock.VARIABLE) and abs(server_now - datetime.now(UTC)) > _SKEW:
         apart = duration(abs(server_now - datetime.now(UTC)))
-        yield Finding(Level.WARNING, "clock", f"this machine and the server differ by {apart}", "synchronize both with NTP")
+        yield Finding(
+            Level.WARNING, "clock", f"this machine and the server differ by {apart}", "synchronize both with NTP"
+        )
     yield _extension(timescale.inspect(connection))
 
 
@@ -167,7 +172,12 @@ def _definitions(connection: Connection, config: Config) -> Iterator[Finding]:
 def _registry(connection: Connection, config: Config, catalog: Catalog) -> Iterator[Finding]:
     table = f"{config.registry_schema}.feature_views"
     if not schema.columns_of(connection, table):
-        yield Finding(Level.ERROR, "registry", f"Feast's registry is not in schema {config.registry_schema}", "run `featurectl apply`")
+        yield Finding(
+            Level.ERROR,
+            "registry",
+            f"Feast's registry is not in schema {config.registry_schema}",
+            "run `featurectl apply`",
+        )
         return
     statement = query("doctor", "registry_views").format(views=sql.Identifier(config.registry_schema, "feature_views"))
     row = connection.execute(statement, {"project": config.project}).fetchone()
@@ -180,9 +190,16 @@ def _registry(connection: Connection, config: Config, catalog: Catalog) -> Itera
             f"it has views {', '.join(views) or 'none'}; the catalog has {', '.join(published) or 'none'}",
             "run `featurectl apply`",
         )
-    elif changed and catalog.published_at and datetime.fromtimestamp(changed, UTC) > catalog.published_at + timedelta(minutes=5):
+    elif (
+        changed
+        and catalog.published_at
+        and datetime.fromtimestamp(changed, UTC) > catalog.published_at + timedelta(minutes=5)
+    ):
         yield Finding(
-            Level.WARNING, "registry", "it changed after the catalog was published", "run `featurectl apply` to publish again"
+            Level.WARNING,
+            "registry",
+            "it changed after the catalog was published",
+            "run `featurectl apply` to publish again",
         )
     else:
         yield Finding(Level.OK, "registry", f"{len(views)} views")
@@ -201,7 +218,9 @@ def _functions(config: Config, catalog: Catalog) -> Iterator[Finding]:
             continue
         try:
             functions = compute.view_functions(view, config.root)
-            yield Finding(Level.OK, "functions", f"{functions.file}: {len(functions.ordered)} functions for {view.name}")
+            yield Finding(
+                Level.OK, "functions", f"{functions.file}: {len(functions.ordered)} functions for {view.name}"
+            )
         except DefinitionError as error:
             yield Finding(Level.ERROR, "functions", str(error), "mend the file, then `featurectl apply`")
 
@@ -218,5 +237,5 @@ def _ttls(connection: Connection, catalog: Catalog) -> Iterator[Finding]:
                 "ttl",
                 f"{view.name} has a TTL of {duration(view.ttl)}, shorter than the bars of {', '.join(long)}: "
                 "their features are stale most of the time",
-                f"raise the ttl in the definitions to {duration(TIMEFRAMES[long[-1]])} and apply, or do not serve them online",
+                f"raise the ttl in the definitions to {duration(TIMEFRAMES[long[-1]])} and run `featurectl apply`",
             )

@@ -49,5 +49,7 @@ def parse_entity_id(text: str) -> EntityId:
     if timeframe not in TIMEFRAMES:
         near = difflib.get_close_matches(timeframe.lower(), TIMEFRAMES, n=1, cutoff=0.3)
         hint = f"; did you mean {symbol}_{near[0]}?" if near else ""
-        raise InvalidEntityId(f"'{text}': timeframe '{timeframe}' does not exist{hint}; timeframes: {' '.join(TIMEFRAMES)}")
+        raise InvalidEntityId(
+            f"'{text}': timeframe '{timeframe}' does not exist{hint}; timeframes: {' '.join(TIMEFRAMES)}"
+        )
     return EntityId(symbol, timeframe)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -86,7 +86,9 @@ def materialize(
 
 def _materialize_view(connection: Connection, project: str, view: View, window: Window, now: datetime) -> Materialized:
     if view.online_table is None:
-        raise UsageError(f"view '{view.name}' has no online table of ours; materialize it with `featurectl feast -- materialize`")
+        raise UsageError(
+            f"view '{view.name}' has no online table of ours; materialize it with `featurectl feast -- materialize`"
+        )
     with lock(connection, f"materialize {project}.{view.name}"), connection.transaction():
         statement = upsert_statement(view, sources.entity_list(connection, view), window)
         row = connection.execute(statement, {"start": window.start, "end": window.end}).fetchone()
@@ -151,5 +153,5 @@ def upsert_statement(view: View, entities: sql.Composable, window: Window) -> sq
     )
 
 
-def _each(parts: object) -> sql.Composable:
-    return sql.SQL("").join(parts)  # type: ignore[arg-type]
+def _each(parts: Iterable[sql.Composable]) -> sql.Composable:
+    return sql.SQL("").join(parts)

@@ -182,9 +182,7 @@ def _key_names(view: View) -> sql.Composable:
     return sources.commas(sql.Identifier(key) for key in view.join_keys)
 
 
-def _view_row(
-    chosen: Selection, found: tuple[Source, _Row] | None, as_of: datetime, allow_stale: bool
-) -> ViewRow:
+def _view_row(chosen: Selection, found: tuple[Source, _Row] | None, as_of: datetime, allow_stale: bool) -> ViewRow:
     view = chosen.view
     if found is None:
         statuses = dict.fromkeys(chosen.features, Status.NOT_FOUND)
@@ -200,4 +198,3 @@ def _view_row(
     if expired and not allow_stale:
         features = dict.fromkeys(chosen.features)
     return ViewRow(view.name, source, event_timestamp, age, view.ttl, features, statuses)
-

@@ -51,7 +51,9 @@ def read(
     }
 
 
-def write(connection: Connection, table: sql.Composable, columns: Mapping[str, str], arrays: Sequence[NDArray[Any]]) -> None:
+def write(
+    connection: Connection, table: sql.Composable, columns: Mapping[str, str], arrays: Sequence[NDArray[Any]]
+) -> None:
     """Append equally long arrays, one for each column, to a table."""
     import numpy as np
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
-from typing import LiteralString, cast
 
 from psycopg import sql
 
@@ -23,4 +22,4 @@ def load(file: str) -> dict[str, str]:
 
 def query(file: str, name: str) -> sql.SQL:
     """Return a named query, ready to execute, or to ``format`` where it has ``{identifiers}``."""
-    return sql.SQL(cast(LiteralString, load(file)[name]))
+    return sql.SQL(load(file)[name])

@@ -21,7 +21,9 @@ def remember_secrets_of(url: str) -> None:
     """Mask the password of ``url`` wherever it turns up from now on, quoted or not."""
     if match := _URL_PASSWORD.search(url):
         password = match["password"]
-        _known.update(form for form in (password, unquote(password), quote(unquote(password), safe="")) if len(form) > 2)
+        _known.update(
+            form for form in (password, unquote(password), quote(unquote(password), safe="")) if len(form) > 2
+        )
     for match in _KEY_VALUE.finditer(url):
         secret = match["secret"].strip("'\"")
         _known.update(form for form in (secret, unquote(secret)) if len(form) > 2)

@@ -107,7 +107,9 @@ def _write_all(root: Path, contents: Mapping[str, str]) -> None:
                 raise
     except OSError as error:
         _remove(new_directories)
-        raise OutputFileError(f"{error.filename or root} can't be written: {error.strerror}; name another directory") from error
+        raise OutputFileError(
+            f"{error.filename or root} can't be written: {error.strerror}; name another directory"
+        ) from error
     except BaseException:
         _remove(new_directories)
         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import LiteralString, cast
+from typing import cast
 
 from psycopg import sql
 
@@ -77,7 +77,9 @@ def online_table_name(project: str, view: str, schema: str = "online") -> str:
 def online_table(view: View, key_types: dict[str, str]) -> Table:
     """Return the table that serves a view online: one typed row per entity."""
     assert view.online_table is not None
-    return Table(view.online_table, _columns(view, key_types, "event_timestamp", "created_timestamp"), view.join_keys or ())
+    return Table(
+        view.online_table, _columns(view, key_types, "event_timestamp", "created_timestamp"), view.join_keys or ()
+    )
 
 
 def feature_table(view: View, key_types: dict[str, str]) -> Table:
@@ -94,7 +96,13 @@ def _columns(view: View, key_types: dict[str, str], event: str, created: str) ->
         *(Column(key, key_types[key], required=True) for key in view.join_keys),
         Column(event, "timestamp with time zone", required=True),
         Column(created, "timestamp with time zone"),
-        *(Column(field.source_column if event == view.timestamp_column and view.computed_from else field.name, field.column_type) for field in view.fields),
+        *(
+            Column(
+                field.source_column if event == view.timestamp_column and view.computed_from else field.name,
+                field.column_type,
+            )
+            for field in view.fields
+        ),
     )
 
 
@@ -163,7 +171,7 @@ def execute(connection: Connection, changes: Iterable[Change]) -> None:
     """Run the statements of the changes."""
     for change in changes:
         if change.statement:
-            connection.execute(sql.SQL(cast(LiteralString, change.statement)))
+            connection.execute(sql.SQL(change.statement))
 
 
 def create_schema(connection: Connection, name: str) -> None:
@@ -177,7 +185,7 @@ def _create(table: Table) -> str:
     columns = [
         sql.SQL("{} {}{}").format(
             sql.Identifier(column.name),
-            sql.SQL(cast(LiteralString, column.type)),
+            sql.SQL(column.type),
             sql.SQL(" NOT NULL" if column.required else ""),
         )
         for column in table.columns
@@ -193,7 +201,7 @@ def _create(table: Table) -> str:
 
 def _add(table: Table, column: Column) -> str:
     statement = sql.SQL("ALTER TABLE {} ADD COLUMN IF NOT EXISTS {} {}")
-    kind = sql.SQL(cast(LiteralString, column.type))
+    kind = sql.SQL(column.type)
     return statement.format(table.identifier, sql.Identifier(column.name), kind).as_string()
 
 
@@ -250,7 +258,7 @@ def migrate(connection: Connection) -> list[Migration]:
         connection.execute(query("schema", "lock_schema"))
         pending = pending_migrations(connection)
         for migration in pending:
-            connection.execute(sql.SQL(cast(LiteralString, migration.statements)))
+            connection.execute(sql.SQL(migration.statements))
             connection.execute(
                 query("schema", "record_migration"), {"version": migration.version, "name": migration.name}
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import LiteralString, cast
 
 from psycopg import sql
 
@@ -19,12 +18,12 @@ def source(view: View) -> sql.Composable:
     Both are the user's own SQL, from the feature repository, and stand as Feast's stock store would put them.
     """
     if view.source_table:
-        return sql.SQL(cast(LiteralString, view.source_table))
-    return sql.SQL("({})").format(sql.SQL(cast(LiteralString, view.source_query or "")))
+        return sql.SQL(view.source_table)
+    return sql.SQL("({})").format(sql.SQL(view.source_query or ""))
 
 
 def column(name: str, alias: str = "s") -> sql.Composable:
-    return sql.SQL("{}.{}").format(sql.SQL(cast(LiteralString, alias)), sql.Identifier(name))
+    return sql.SQL("{}.{}").format(sql.SQL(alias), sql.Identifier(name))
 
 
 def commas(parts: Iterable[sql.Composable]) -> sql.Composable:
@@ -68,8 +67,8 @@ def entity_list(connection: Connection, view: View) -> sql.Composable:
         "(SELECT {keys} FROM {source} AS s ORDER BY {keys} LIMIT 1) "
         "UNION ALL "
         "SELECT following.* FROM entities CROSS JOIN LATERAL "
-        "(SELECT {source_keys} FROM {source} AS s WHERE ({source_keys}) > ({entity_keys}) ORDER BY {source_keys} LIMIT 1)"
-        " AS following)"
+        "(SELECT {source_keys} FROM {source} AS s WHERE ({source_keys}) > ({entity_keys}) "
+        "ORDER BY {source_keys} LIMIT 1) AS following)"
     )
     return template.format(
         keys=keys,

@@ -19,7 +19,7 @@ ROW = "__row"
 
 @dataclass(frozen=True, slots=True)
 class Spine:
-    """A spine ready for a join: ``columns`` are those of the file, ``table`` has the keys and the row number as well."""
+    """A spine ready for a join: ``columns`` are the file's, ``table`` has the keys and the row number as well."""
 
     table: pa.Table
     columns: tuple[str, ...]
@@ -71,7 +71,9 @@ def _with_times(table: pa.Table, column: str, path: Path) -> pa.Table:
         times = values.cast(pa.timestamp("us", tz=values.type.tz), safe=False)
         times = times.cast(wanted) if values.type.tz else times.cast(pa.int64()).cast(pa.timestamp("us")).cast(wanted)
     else:
-        if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type) or pa.types.is_date(values.type)):
+        if not (
+            pa.types.is_string(values.type) or pa.types.is_large_string(values.type) or pa.types.is_date(values.type)
+        ):
             raise InputFileError(f"{path}: {column} holds {values.type}, not times; write ISO 8601")
         text = values.cast(pa.string()).to_pandas()
         parsed = pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce")

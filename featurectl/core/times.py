@@ -25,6 +25,9 @@ class Window:
         return f"{first} .. {last}"
 
 
+ALWAYS = Window(None, None)
+
+
 def parse_time(text: str, *, now: datetime) -> datetime:
     """Read an instant; one without a zone is UTC, a date alone is its midnight.
 

@@ -1,1 +1,1 @@
-"""The Feast plug-in: stores that Feast loads by class path, and what `apply` needs of Feast. Nothing else imports it."""
+"""The Feast plug-in: stores that Feast loads by class path, and what `apply` needs of Feast."""

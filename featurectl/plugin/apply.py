@@ -35,7 +35,9 @@ class Plan:
     def drops(self) -> list[str]:
         """What would be lost: tables dropped, views taken out of the registry."""
         tables = [change.summary for change in self.schema if change.drops]
-        return tables + [f"delete {one.kind} {one.name}" for one in self.registry if one.action == "delete" and "view" in one.kind]
+        return tables + [
+            f"delete {one.kind} {one.name}" for one in self.registry if one.action == "delete" and "view" in one.kind
+        ]
 
 
 @dataclass(frozen=True, slots=True)

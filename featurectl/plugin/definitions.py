@@ -109,7 +109,11 @@ def _forget_modules_elsewhere(root: Path) -> None:
 def _place_of(error: BaseException, root: Path) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{_relative(Path(error.filename), root)} line {error.lineno}: "
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(root.resolve())]
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).is_relative_to(root.resolve())
+    ]
     return f"{_relative(Path(frames[-1].filename), root)} line {frames[-1].lineno}: " if frames else ""
 
 
@@ -135,7 +139,9 @@ def _locate(root: Path) -> dict[int, str]:
 
 def _assigned_names(path: Path) -> Iterator[str]:
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
         yield from (target.id for target in targets if isinstance(target, ast.Name))
 
 

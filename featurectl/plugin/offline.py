@@ -1,4 +1,4 @@
-"""TimescaleOfflineStore: Feast's offline store, with point-in-time joins that run in the database and come out as Arrow."""
+"""TimescaleOfflineStore: Feast's offline store; joins run in the database and come out as Arrow."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal, LiteralString, cast
+from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -40,9 +40,7 @@ ROW = "__featurectl_row"
 class TimescaleOfflineStoreConfig(TimescaleStoreConfig, PostgreSQLOfflineStoreConfig):  # type: ignore[misc]
     """Connection settings; sources name their tables with their schema."""
 
-    type: Literal["featurectl.plugin.offline.TimescaleOfflineStore"] = (  # type: ignore[assignment]
-        "featurectl.plugin.offline.TimescaleOfflineStore"
-    )
+    type: Literal["featurectl.plugin.offline.TimescaleOfflineStore"] = "featurectl.plugin.offline.TimescaleOfflineStore"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +91,8 @@ class TimescaleRetrievalJob(RetrievalJob):  # type: ignore[misc]
         return self._statement.as_string()
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
-        return self._to_arrow_internal(timeout).to_pandas()
+        frame: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()
+        return frame
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
         with self._connected() as connection:
@@ -106,9 +105,7 @@ class TimescaleRetrievalJob(RetrievalJob):  # type: ignore[misc]
                 connection.ingest(SPINE, self._upload)
             yield connection
 
-    def persist(
-        self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None
-    ) -> None:
+    def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:
         """Write the result to a table of the same database."""
         if not isinstance(storage, SavedDatasetPostgreSQLStorage):
             raise UsageError(f"a dataset is saved in a SavedDatasetPostgreSQLStorage, not {type(storage).__name__}")
@@ -221,7 +218,7 @@ def _url(config: RepoConfig) -> str:
 def _from(source: DataSource) -> sql.Composable:
     if not isinstance(source, PostgreSQLSource):
         raise UsageError(f"source '{source.name}' is a {type(source).__name__}; this store reads a PostgreSQLSource")
-    return sql.SQL(cast(LiteralString, source.get_table_query_string()))
+    return sql.SQL(source.get_table_query_string())
 
 
 def _columns(keys: list[str], features: list[str], event: str, created: str | None) -> sql.Composable:
@@ -242,7 +239,7 @@ def _window(event: str, start: datetime | None, end: datetime | None) -> sql.Com
 
 def _entities(config: RepoConfig, entity_df: pd.DataFrame | str) -> _Entities:
     if isinstance(entity_df, str):
-        relation = sql.SQL("({})").format(sql.SQL(cast(LiteralString, entity_df)))
+        relation = sql.SQL("({})").format(sql.SQL(entity_df))
         statement = sql.SQL("SELECT * FROM {} AS spine LIMIT 0").format(relation)
         with arrow.connect(_url(config)) as connection:
             empty = connection.table(statement)

@@ -49,7 +49,10 @@ class TimescaleOnlineStore(OnlineStore):  # type: ignore[misc]
         """Upsert rows, each only where it is not older than the row it would replace."""
         by_features: dict[tuple[str, ...], list[dict[str, Any]]] = {}
         for key, values, event, created in data:
-            row = {**_key_values(key), **{name: feast_value_type_to_python_type(value) for name, value in values.items()}}
+            row = {
+                **_key_values(key),
+                **{name: feast_value_type_to_python_type(value) for name, value in values.items()},
+            }
             row |= {"event_timestamp": _aware(event), "created_timestamp": _aware(created)}
             by_features.setdefault(tuple(values), []).append(row)
         for features, rows in by_features.items():
@@ -57,7 +60,9 @@ class TimescaleOnlineStore(OnlineStore):  # type: ignore[misc]
         if progress:
             progress(len(data))
 
-    def _write(self, config: RepoConfig, table: FeatureView, features: Sequence[str], rows: list[dict[str, Any]]) -> None:
+    def _write(
+        self, config: RepoConfig, table: FeatureView, features: Sequence[str], rows: list[dict[str, Any]]
+    ) -> None:
         wanted = _table(config, table)
         names = [*wanted.key, "event_timestamp", "created_timestamp", *features]
         assigned = names[len(wanted.key) :]
@@ -106,10 +111,7 @@ class TimescaleOnlineStore(OnlineStore):  # type: ignore[misc]
         keys = {_in_order(_key_values(key), wanted.key) for key in entity_keys}
         statement = query("online", "read").format(
             columns=sources.commas(sources.column(name, "o") for name in (*wanted.key, "event_timestamp", *features)),
-            arrays=sources.commas(
-                sql.SQL("%s::{}[]").format(sql.SQL(types[name]))  # type: ignore[arg-type]
-                for name in wanted.key
-            ),
+            arrays=sources.commas(sql.SQL("%s::{}[]").format(sql.SQL(types[name])) for name in wanted.key),
             names=sources.commas(map(sql.Identifier, wanted.key)),
             online=wanted.identifier,
         )
@@ -162,7 +164,9 @@ class TimescaleOnlineStore(OnlineStore):  # type: ignore[misc]
             changes: list[Change] = [drop_table(_table_name(config, view)) for view in tables_to_delete]
             for view in tables_to_keep:
                 if view.online:
-                    changes += [change for change in table_changes(connection, _table(config, view)) if not change.drops]
+                    changes += [
+                        change for change in table_changes(connection, _table(config, view)) if not change.drops
+                    ]
             execute(connection, changes)
 
         self._run(config, work)

@@ -61,14 +61,16 @@ def registry_changes(connection: Connection, config: Config, definitions: Defini
         "on-demand view": contents.on_demand_feature_views,
         "service": contents.feature_services,
     }
-    changes = []
+    changes: list[RegistryChange] = []
     for kind in _KINDS:
         existing = _existing(connection, config, kind)
         changes += _compare(kind.label, existing, {item.name: kind.attributes(item) for item in wanted[kind.label]})
     return changes
 
 
-def _compare(kind: str, existing: Mapping[str, Attributes], wanted: Mapping[str, Attributes]) -> Iterator[RegistryChange]:
+def _compare(
+    kind: str, existing: Mapping[str, Attributes], wanted: Mapping[str, Attributes]
+) -> Iterator[RegistryChange]:
     for name, attributes in wanted.items():
         if name not in existing:
             yield RegistryChange("create", kind, name)
@@ -82,7 +84,9 @@ def _compare(kind: str, existing: Mapping[str, Attributes], wanted: Mapping[str,
 def _differences(before: Attributes, after: Attributes) -> tuple[str, ...]:
     names = dict.fromkeys((*before, *after))
     return tuple(
-        f"{name}: {before.get(name, '-')} -> {after.get(name, '-')}" for name in names if before.get(name) != after.get(name)
+        f"{name}: {before.get(name, '-')} -> {after.get(name, '-')}"
+        for name in names
+        if before.get(name) != after.get(name)
     )
 
 

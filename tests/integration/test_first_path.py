@@ -12,7 +12,9 @@ def candles(count: int = 60, start: str = "2024-01-01") -> bytes:
     lines = ["open_time,open,high,low,close,volume"]
     for index in range(count):
         price = 100 + (index * 7) % 13
-        lines.append(f"{first + datetime.timedelta(hours=index)},{price},{price + 2},{price - 2},{price + 1},{10 + index % 5}")
+        lines.append(
+            f"{first + datetime.timedelta(hours=index)},{price},{price + 2},{price - 2},{price + 1},{10 + index % 5}"
+        )
     return "\n".join(lines).encode()
 
 

@@ -37,6 +37,11 @@ class CandleFile:
     dropped_last: int
     identical_duplicates: int
 
+    @property
+    def faults(self) -> dict[str, int]:
+        """Refused rows by reason, without bars that were merely still open."""
+        return {reason: count for reason, count in self.rejects.counts.items() if reason != "open"}
+
 
 def read_candles(
     source: str | Path | BinaryIO,

@@ -41,7 +41,9 @@ def write_rejects(path: str | Path, files: Iterable[tuple[str, Rejects]]) -> Non
     Raises:
         OutputFileError: the file can't be written.
     """
-    tables = [_unique_names(rejects.table.add_column(0, "file", _repeated(name, len(rejects)))) for name, rejects in files]
+    tables = [
+        _unique_names(rejects.table.add_column(0, "file", _repeated(name, len(rejects)))) for name, rejects in files
+    ]
     try:
         with Path(path).open("wb") as target:
             pyarrow.csv.write_csv(pa.concat_tables(tables, promote_options="default"), target)
