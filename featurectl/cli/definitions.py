@@ -112,4 +112,6 @@ def _grid(plan: Plan, rows: list[list[Any]], *, statements: bool) -> output.Grid
         if statements
         else []
     )
-    return output.Grid(["action", "kind", "name", "detail"], short, footer=["", *ddl] if ddl else [])
+    return output.Grid(
+        ["action", "kind", "name", "detail"], short, footer=["", *ddl] if ddl else [], empty="nothing to change"
+    )

@@ -123,4 +123,6 @@ class Command(TyperCommand):
         self.params.extend(common_options())
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, [f"now{word}" if _RELATIVE_TIME.fullmatch(word) else word for word in args])
+        ours = args[: args.index("--")] if "--" in args else args
+        times = [f"now{word}" if _RELATIVE_TIME.fullmatch(word) else word for word in ours]
+        return super().parse_args(ctx, times + args[len(ours) :])

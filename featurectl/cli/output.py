@@ -43,6 +43,7 @@ class Grid:
     rows: Sequence[Sequence[Any]]
     title: str = ""
     footer: Sequence[str] = ()
+    empty: str = "nothing to show"
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +273,7 @@ def _table(report: Report) -> str:
     console = Console(file=buffer, force_terminal=terminal, width=None if terminal else 200, highlight=False)
     if grid.title:
         console.print(Text(grid.title))
-    console.print(table if grid.rows else Text("nothing to show"))
+    console.print(table if grid.rows else Text(grid.empty))
     for line in grid.footer:
         console.print(Text(line))
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"

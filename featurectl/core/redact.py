@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote
 # Greedy up to the last @ of the word: a password may hold an unquoted @.
 _URL_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^\s:/@]*:)(?P<password>\S*)(?=@)", re.IGNORECASE)
 _KEY_VALUE = re.compile(
-    r"(?P<head>\b(?:password|passwd|pwd|sslpassword|token|secret|api_?key)\s*[=:]\s*)"
+    r"(?P<head>\b\w*(?:password|passwd|pwd|token|secret|api_?key)['\"]?\s*[=:]\s*)"
     r"(?P<secret>'[^']*'|\"[^\"]*\"|[^\s&'\";,]+)",
     re.IGNORECASE,
 )

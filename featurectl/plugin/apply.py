@@ -111,9 +111,15 @@ def _shown_files(definitions: Definitions) -> tuple[str, ...]:
 
 
 def _drops(connection: Connection, published: catalogs.Catalog | None, wanted: set[str]) -> Sequence[Change]:
-    """Return the online tables that were published and are wanted no more. Feature tables are history: they stay."""
-    before = {view.online_table for view in published.views if view.online_table} if published else set()
-    return [schema.drop_table(name) for name in sorted(before - wanted) if schema.columns_of(connection, name)]
+    """Return the online tables that were published and are wanted no more; history tables stay and are reported."""
+    views = published.views if published else ()
+    online = sorted({view.online_table for view in views if view.online_table} - wanted)
+    history = sorted({view.source_table for view in views if view.computed_from and view.source_table} - wanted)
+    there = [name for name in (*online, *history) if schema.columns_of(connection, name)]
+    return [
+        schema.drop_table(name) if name in online else Change(f"keep table {name}, which no definition names any more")
+        for name in there
+    ]
 
 
 def _check_sources(connection: Connection, definitions: Definitions) -> None:

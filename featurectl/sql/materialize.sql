@@ -37,10 +37,3 @@ INSERT INTO featurectl.materializations (
 VALUES (
     %(project)s, %(view)s, %(incremental)s, %(window_start)s, %(window_end)s, %(entities)s, %(rows_written)s,
     %(rows_unchanged)s, %(rows_older)s, %(finished_at)s);
-
--- newest_materializations --
--- The last materialization of each view of a project.
-SELECT DISTINCT ON (view) view, window_end, finished_at, rows_written
-FROM featurectl.materializations
-WHERE project = %(project)s
-ORDER BY view, id DESC;

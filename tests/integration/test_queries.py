@@ -1,0 +1,74 @@
+"""Every query of the .sql files is understood by the real database."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from psycopg import sql
+
+from featurectl.core import materialize, offline, online, sources
+from featurectl.core.catalog import Selection, read_catalog
+from featurectl.core.entity import EntityId
+from featurectl.core.queries import SQL_DIRECTORY, load
+from featurectl.core.times import Window
+from tests.fix_repository import Repo
+
+FILES = sorted(path.stem for path in SQL_DIRECTORY.glob("*.sql"))
+STATIC = [(file, name) for file in FILES for name, text in load(file).items() if "{" not in text]
+# PREPARE takes queries only.
+COMMANDS = ("CREATE", "TRUNCATE")
+
+
+def numbered(text: str) -> str:
+    """Turn %(name)s into $1, as PREPARE wants it."""
+    names: list[str] = []
+
+    def number(match: re.Match[str]) -> str:
+        if match[1] not in names:
+            names.append(match[1])
+        return f"${names.index(match[1]) + 1}"
+
+    return re.sub(r"%\((\w+)\)s", number, text)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_query_has_one_line_that_says_what_it_is_for(file: str) -> None:
+    for name, text in load(file).items():
+        first = text.splitlines()[0]
+        assert re.fullmatch(r"-- .+\.", first), f"{file}.{name}"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_query_is_used(file: str) -> None:
+    package = SQL_DIRECTORY.parent
+    code = "\n".join(path.read_text() for path in package.rglob("*.py"))
+    for name in load(file):
+        assert f'"{name}"' in code, f"{file}.{name}"
+
+
+def test_static_queries_are_understood(repo: Repo) -> None:
+    with repo.connect() as connection, connection.transaction():
+        connection.execute(load("candles")["create_staging"].encode())
+        for file, name in STATIC:
+            text = load(file)[name]
+            if text.splitlines()[1].startswith(COMMANDS):
+                continue
+            connection.execute(f"PREPARE {file}_{name} AS {numbered(text)}".encode())
+
+
+def test_built_queries_are_understood(repo: Repo) -> None:
+    with repo.connect() as connection:
+        catalog = read_catalog(connection, "market")
+        (view,) = catalog.views
+        chosen = Selection(view, tuple(field.name for field in view.fields))
+        window = Window(None, None)
+        statements = [
+            materialize.upsert_statement(view, sources.entity_list(connection, view), window),
+            online.online_statement(chosen),
+            online.history_statement(chosen),
+            offline.window_statement([chosen], [EntityId("BTCUSDT", "1h")], window),
+        ]
+        for index, statement in enumerate(statements):
+            text = numbered(statement.as_string(connection)).replace("%%", "%")
+            connection.execute(sql.SQL("PREPARE built_{} AS {}").format(sql.SQL(str(index)), sql.SQL(text)))
