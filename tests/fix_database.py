@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,14 +20,16 @@ _TEST_URL = os.environ.get(TEST_URL_VARIABLE)
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server() -> Iterator[str]:
     """The URL of a server whose databases tests may create and drop."""
     if _TEST_URL:
         yield _TEST_URL
         return
-    data = embedded.data_dir(tmp_path_factory.mktemp("server"))
-    yield embedded.ensure_running(data)
-    embedded.stop(data)
+    # Not below pytest's own folder: other runs of pytest close that, and clear it away.
+    with tempfile.TemporaryDirectory(prefix="featurectl-test-", ignore_cleanup_errors=True) as directory:
+        data = embedded.data_dir(Path(directory))
+        yield embedded.ensure_running(data)
+        embedded.stop(data)
 
 
 def with_database(url: str, name: str) -> str:

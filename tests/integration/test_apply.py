@@ -1,0 +1,183 @@
+"""plan shows and changes nothing; apply creates, extends, keeps, and drops only when allowed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from featurectl.core import schema
+from featurectl.core.catalog import read_catalog
+from featurectl.core.repository import Profile, make_repository
+from featurectl.errors import NotAllowed, SchemaMissing
+from featurectl.plugin import apply as steps
+from tests.fix_repository import Repo
+
+NOW = datetime(2024, 5, 1, tzinfo=UTC)
+ONLINE = "online.market__technical_indicators_view"
+
+RANGE = '''
+
+def range(high, low):
+    """High minus low."""
+    return high - low
+'''
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::pydantic.PydanticDeprecatedSince20")
+
+
+def relations(repo: Repo) -> list[tuple[str, str]]:
+    """Everything in the database that is not PostgreSQL's own."""
+    return repo.rows(
+        "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE n.nspname !~ '^(pg_|information_schema|_?timescaledb)' ORDER BY 1, 2"
+    )
+
+
+def edit(repo: Repo, file: str, old: str, new: str) -> None:
+    path = repo.root / "feature_repo" / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def add_feature(repo: Repo) -> None:
+    edit(
+        repo,
+        "technical_indicators.py",
+        '        Field(name="atr"',
+        '        Field(name="range", dtype=Float64),\n        Field(name="atr"',
+    )
+    with (repo.root / "feature_repo" / "indicators.py").open("a") as handle:
+        handle.write(RANGE)
+
+
+@pytest.fixture
+def empty(clone: Callable[[str | None], str], tmp_path: Path) -> Repo:
+    """A repository on a database that has seen nothing."""
+    root = make_repository(tmp_path / "market", Profile.EMBEDDED, project="market").root
+    return Repo(root, clone(None))
+
+
+def test_plan_on_an_empty_database_shows_everything_and_makes_nothing(empty: Repo) -> None:
+    planned = steps.plan(empty.database)
+    assert {(one.action, one.kind) for one in planned.registry} == {
+        ("create", "entity"),
+        ("create", "source"),
+        ("create", "view"),
+        ("create", "service"),
+    }
+    statements = " ".join(change.statement or "" for change in planned.schema)
+    assert 'CREATE TABLE IF NOT EXISTS "online"."market__technical_indicators_view"' in statements
+    assert "CREATE TABLE IF NOT EXISTS market.candles" in statements
+    assert relations(empty) == []
+
+
+def test_plan_prints_the_statements_and_exits_with_1_when_asked(empty: Repo) -> None:
+    done = empty.run("plan", "--detailed-exitcode", "--format", "table")
+    assert done.returncode == 1
+    assert "CREATE TABLE" in done.stdout
+    assert "feature_repo/indicators.py" in done.stderr
+    assert relations(empty) == []
+
+
+def test_after_apply_there_is_nothing_to_change(repo: Repo) -> None:
+    planned = steps.plan(repo.database)
+    assert planned.changes == 0
+    before = relations(repo)
+    applied = steps.apply(repo.database, now=NOW)
+    assert (applied.plan.changes, applied.catalog_version) == (0, 1)
+    assert relations(repo) == before
+
+
+def test_a_new_field_adds_a_column_and_publishes_a_new_catalog(repo: Repo) -> None:
+    with repo.connect() as connection:
+        before = read_catalog(connection, "market")
+    add_feature(repo)
+    planned = steps.plan(repo.database)
+    assert [change.summary for change in planned.schema] == [
+        "add column features.technical_indicators.range double precision",
+        f"add column {ONLINE}.range double precision",
+    ]
+    (update,) = [one for one in planned.registry if one.kind == "view"]
+    assert "field range: - -> Float64" in update.details
+    assert steps.apply(repo.database, now=NOW).catalog_version == 2
+    with repo.connect() as connection:
+        after = read_catalog(connection, "market")
+        assert "range" in schema.columns_of(connection, ONLINE)
+    assert after.content_hash != before.content_hash
+    field = after.view("technical_indicators_view").field("range")
+    assert field is not None
+    assert field.description == "High minus low."
+    assert steps.plan(repo.database).changes == 0
+
+
+def test_a_removed_field_keeps_its_column_and_is_reported(repo: Repo) -> None:
+    edit(repo, "technical_indicators.py", '        Field(name="atr", dtype=Float64),\n', "")
+    planned = steps.plan(repo.database)
+    assert f"keep column {ONLINE}.atr, which no definition names any more" in [one.summary for one in planned.schema]
+    assert planned.drops == []
+    steps.apply(repo.database, now=NOW)
+    with repo.connect() as connection:
+        assert "atr" in schema.columns_of(connection, ONLINE)
+        assert read_catalog(connection, "market").views[0].field("atr") is None
+
+
+def test_a_removed_view_is_dropped_only_when_allowed_and_its_history_stays(repo: Repo) -> None:
+    shutil.copy(repo.root / "feature_repo" / "technical_indicators.py", repo.root / "kept.txt")
+    (repo.root / "feature_repo" / "technical_indicators.py").unlink()
+    (repo.root / "feature_repo" / "services.py").unlink()
+    before = relations(repo)
+    with pytest.raises(NotAllowed, match=f"drop table {ONLINE}; delete view technical_indicators_view; allow it"):
+        steps.apply(repo.database, now=NOW)
+    assert relations(repo) == before
+    with repo.connect() as connection:
+        assert read_catalog(connection, "market").version == 1
+    steps.apply(repo.database, allow_drop=True, now=NOW)
+    with repo.connect() as connection:
+        assert not schema.columns_of(connection, ONLINE)
+        assert schema.columns_of(connection, "features.technical_indicators")
+        assert read_catalog(connection, "market").views == ()
+    assert steps.plan(repo.database).changes == 0
+
+
+def test_a_view_that_is_no_longer_online_loses_its_table_only_when_allowed(repo: Repo) -> None:
+    edit(repo, "technical_indicators.py", "online=True", "online=False")
+    with pytest.raises(NotAllowed, match=f"drop table {ONLINE}"):
+        steps.apply(repo.database, now=NOW)
+    steps.apply(repo.database, allow_drop=True, now=NOW)
+    with repo.connect() as connection:
+        assert not schema.columns_of(connection, ONLINE)
+
+
+def test_a_changed_ttl_is_shown_with_both_values(repo: Repo) -> None:
+    edit(repo, "technical_indicators.py", "timedelta(hours=1)", "timedelta(hours=2)")
+    (change,) = [one for one in steps.plan(repo.database).registry if one.kind == "view"]
+    assert change.details == ("ttl: 1h -> 2h",)
+
+
+def test_an_older_featurectl_does_not_touch_a_newer_schema(repo: Repo) -> None:
+    with repo.connect() as connection:
+        connection.execute("INSERT INTO featurectl.migrations (version, name) VALUES (9999, 'from the future')")
+    with pytest.raises(SchemaMissing, match=r"schema is version 9999 .* upgrade featurectl"):
+        steps.apply(repo.database, now=NOW)
+
+
+def test_migrations_are_numbered_without_gaps_and_may_run_twice(repo: Repo) -> None:
+    known = schema.migrations()
+    assert [one.version for one in known] == list(range(1, len(known) + 1))
+    before = relations(repo)
+    with repo.connect() as connection:
+        connection.execute("DELETE FROM featurectl.migrations")
+        assert schema.migrate(connection) == list(known)
+    assert relations(repo) == before
+
+
+def test_online_table_names_that_postgresql_would_cut_are_refused() -> None:
+    with pytest.raises(schema.DefinitionError, match="longer than the 63 bytes"):
+        schema.online_table_name("project", "v" * 60)
+    assert re.fullmatch(r"online\.p__v", schema.online_table_name("p", "v"))
