@@ -31,20 +31,20 @@ class Entry:
 
 COMMANDS = {
     "init": Entry("repository", "Make a feature repository."),
-    "demo": Entry("demo", "Set up a repository with a synthetic market and show what it gives."),
+    "demo": Entry("demo", "Take a synthetic market through the main job."),
     "plan": Entry("definitions", "Show what apply would change; change nothing."),
     "apply": Entry("definitions", "Bring registry, schema and catalog to the definitions."),
     "ingest": Entry("ingest", "Read market data files into the database.", group=True),
-    "compute": Entry("compute", "Compute features from new and changed bars."),
+    "compute": Entry("compute", "Compute features from bars that are new or changed."),
     "materialize": Entry("materialize", "Bring the newest features online."),
-    "get-online": Entry("online", "Read features as they are now."),
+    "get-online": Entry("online", "Read features as they are now, or as of an instant."),
     "get-offline": Entry("offline", "Build a training set, point-in-time correct."),
     "services": Entry("catalog", "List feature services, or show one."),
     "views": Entry("catalog", "List feature views, or show one."),
     "entities": Entry("catalog", "List entities, or show one."),
     "doctor": Entry("doctor", "Check the set-up; every finding comes with its fix."),
     "db": Entry("db", "Start, stop and look at the embedded PostgreSQL.", group=True),
-    "feast": Entry("feast", "Run Feast's own command line in this repository's environment."),
+    "feast": Entry("feast", "Run Feast's own command line in this repository."),
 }
 
 

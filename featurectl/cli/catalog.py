@@ -28,7 +28,7 @@ def services(
     json: JsonOption = False,
     path: OutputOption = None,
 ) -> None:
-    """List feature services, or show one with its features.
+    """List feature services, or show one.
 
     Example: featurectl services technical_indicators_service
     """
@@ -45,7 +45,7 @@ def views(
     json: JsonOption = False,
     path: OutputOption = None,
 ) -> None:
-    """List feature views, or show one with its fields.
+    """List feature views, or show one.
 
     Example: featurectl views technical_indicators_view
     """
@@ -62,7 +62,7 @@ def entities(
     json: JsonOption = False,
     path: OutputOption = None,
 ) -> None:
-    """List entities, or show one with the values that have data.
+    """List entities, or show one.
 
     Example: featurectl entities symbol
     """

@@ -40,7 +40,7 @@ def compute(
     json: JsonOption = False,
     path: OutputOption = None,
 ) -> None:
-    """Compute features from bars that are new or changed since their features were computed.
+    """Compute features from bars that are new or changed.
 
     A corrected bar recomputes the bars it influences, to the length of the warm-up, also those after --end.
 

@@ -28,7 +28,7 @@ def plan(
     json: JsonOption = False,
     path: OutputOption = None,
 ) -> None:
-    """Show what apply would change in registry, schema and catalog; change nothing.
+    """Show what apply would change; change nothing.
 
     The Python files of the repository are executed to read the definitions; they are listed.
 
@@ -60,7 +60,7 @@ def apply(
     json: JsonOption = False,
     path: OutputOption = None,
 ) -> None:
-    """Bring registry, schema and catalog to the definitions of this repository.
+    """Bring registry, schema and catalog to the definitions.
 
     Example: featurectl apply
     """

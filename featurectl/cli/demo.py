@@ -28,9 +28,9 @@ def demo(
         Path, typer.Argument(metavar="[DIR]", help="Where; a directory of an earlier demo is used again.")
     ] = Path("featurectl-demo"),
 ) -> None:
-    """Set up a repository with a synthetic market up to now, and take it through the main job.
+    """Take a synthetic market through the main job.
 
-    Three symbols in three timeframes, with a gap, a bad tick and a late bar. Every step is a command you can run
+    It is made up to now, in a repository of its own: three symbols in three timeframes, with a gap, a bad tick and a late bar. Every step is a command you can run
     yourself; its output is what you would see. Nothing is real but the software.
 
     Example: featurectl demo

@@ -19,9 +19,9 @@ app = new_app()
 def doctor(
     context: typer.Context, format: FormatOption = None, json: JsonOption = False, path: OutputOption = None
 ) -> None:
-    """Check configuration, database, registry, catalog and TTLs; every finding comes with its fix.
+    """Check the set-up; every finding comes with its fix.
 
-    Exits with 1 when something is broken; warnings alone exit with 0.
+    Looks at configuration, database, time zone, extension, registry, catalog, functions and TTLs. Exits with 1 when something is broken; warnings alone exit with 0.
 
     Example: featurectl doctor
     """

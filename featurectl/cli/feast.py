@@ -27,7 +27,9 @@ def feast(
     context: typer.Context,
     words: Annotated[list[str] | None, typer.Argument(metavar="-- ARGS...", help="Arguments for feast.")] = None,
 ) -> None:
-    """Run Feast's own command line in this repository, with its database in the environment.
+    """Run Feast's own command line in this repository.
+
+    It finds the database's URL in its environment.
 
     Example: featurectl feast -- materialize-incremental 2024-05-01T12:00:00
     """

@@ -43,9 +43,9 @@ def materialize(
     json: JsonOption = False,
     path: OutputOption = None,
 ) -> None:
-    """Bring each entity's newest features online, inside the database.
+    """Bring the newest features online.
 
-    An online row is never replaced by one with an earlier event time. Times are ISO 8601 (UTC without a zone) or
+    Each entity's newest row of the window, or up to now, goes online inside the database. An online row is never replaced by one with an earlier event time. Times are ISO 8601 (UTC without a zone) or
     relative: -7d, now.
 
     Example: featurectl materialize            (incremental, for cron)

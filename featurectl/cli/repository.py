@@ -31,7 +31,9 @@ def init(
     format: FormatOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Make a feature repository: feature_store.yaml, the definitions, and what belongs to them.
+    """Make a feature repository.
+
+    It holds feature_store.yaml, the definitions, and what belongs to them.
 
     Example: featurectl init market --profile timescale
     """

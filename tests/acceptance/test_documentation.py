@@ -1,0 +1,110 @@
+"""The documentation runs: README's first run, command by command, and help with an example for every command."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from featurectl.cli.app import COMMANDS, app
+from featurectl.core import embedded
+from tests.fix_repository import CHECKOUT, DATA, SCRIPT, needs_data
+
+README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+FIRST_RUN = README.partition("## First run")[2].partition("\n## ")[0]
+
+
+def leaves() -> Iterator[tuple[str, ...]]:
+    root = typer.main.get_command(app)
+    for name, entry in COMMANDS.items():
+        command = root.get_command(None, name)  # type: ignore[attr-defined,arg-type]
+        if entry.group:
+            yield from ((name, inner) for inner in command.commands)  # type: ignore[union-attr]
+        else:
+            yield (name,)
+
+
+def help_of(words: tuple[str, ...]) -> str:
+    command = typer.main.get_command(app)
+    for word in words:
+        command = command.get_command(None, word)  # type: ignore[attr-defined,arg-type]
+    return command.help or ""
+
+
+@pytest.mark.parametrize("words", list(leaves()), ids=" ".join)
+def test_every_command_has_help_with_an_example(words: tuple[str, ...]) -> None:
+    text = help_of(words)
+    assert re.match(r"[A-Z].+\.", text), "the first line says what it does"
+    assert re.search(rf"Example: .*featurectl {' '.join(words)}", text), text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_root_says_of_a_command_what_the_command_says(name: str) -> None:
+    assert help_of((name,)).splitlines()[0] == COMMANDS[name].help
+
+
+@pytest.mark.parametrize("words", list(leaves()), ids=" ".join)
+def test_readme_names_every_command(words: tuple[str, ...]) -> None:
+    commands = README.partition("## Commands")[2].partition("### ")[0]
+    assert f"`{words[0]}" in commands
+    assert words[-1] in commands
+
+
+def test_readme_names_every_exit_code() -> None:
+    from featurectl import errors
+
+    codes = {one.exit_code for one in vars(errors).values() if isinstance(one, type) and hasattr(one, "exit_code")}
+    table = README.partition("### Exit codes")[2].partition("\n## ")[0]
+    assert codes <= {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
+
+
+def test_readme_names_every_variable() -> None:
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (CHECKOUT / "featurectl").rglob("*.py"))
+    for variable in set(re.findall(r"FEATURECTL_[A-Z_]+", code)):
+        assert variable in README, variable
+
+
+def commands_of_first_run() -> list[tuple[str, list[str]]]:
+    """Return each command with the lines README shows below it."""
+    steps: list[tuple[str, list[str]]] = []
+    for block in re.findall(r"```console\n(.*?)```", FIRST_RUN, re.DOTALL):
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                steps.append((line[2:], []))
+            else:
+                steps[-1][1].append(line)
+    return steps
+
+
+@needs_data
+def test_the_first_run_of_readme_does_what_it_shows(tmp_path: Path) -> None:
+    shutil.copy(DATA / "candles" / "BTCUSDT_1h.csv.gz", tmp_path)
+    where = tmp_path
+    environment = {**os.environ, "PATH": f"{SCRIPT.parent}{os.pathsep}{os.environ['PATH']}"}
+    try:
+        for command, shown in commands_of_first_run():
+            words = shlex.split(command)
+            if words[0] == "cd":
+                where = where / words[1]
+                shutil.copy(tmp_path / "BTCUSDT_1h.csv.gz", where)
+                continue
+            done = subprocess.run(words, cwd=where, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+            compare(command, shown, done.stdout + done.stderr)
+    finally:
+        embedded.stop(embedded.data_dir(tmp_path / "market"))
+
+
+def compare(command: str, shown: list[str], printed: str) -> None:
+    """Hold every line README shows to what was printed, but for paths, instants and ages."""
+    volatile = r"(/\S*/market|\d{4}-\d\d-\d\dT[\d:.]+Z|\"age_seconds\": [\d.]+|\d+d \d+h)"
+    lines = {re.sub(volatile, "…", line) for line in printed.splitlines()}
+    for line in shown:
+        assert re.sub(volatile, "…", line) in lines, f"{command}\nREADME: {line}\nprinted:\n{printed}"
