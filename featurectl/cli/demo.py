@@ -30,8 +30,9 @@ def demo(
 ) -> None:
     """Take a synthetic market through the main job.
 
-    It is made up to now, in a repository of its own: three symbols in three timeframes, with a gap, a bad tick and a late bar. Every step is a command you can run
-    yourself; its output is what you would see. Nothing is real but the software.
+    It is made up to now, in a repository of its own: three symbols in three timeframes, with a gap, a bad tick and
+    a late bar. Every step is a command you can run yourself; its output is what you would see. Nothing is real but
+    the software.
 
     Example: featurectl demo
     """

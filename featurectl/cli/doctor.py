@@ -21,7 +21,8 @@ def doctor(
 ) -> None:
     """Check the set-up; every finding comes with its fix.
 
-    Looks at configuration, database, time zone, extension, registry, catalog, functions and TTLs. Exits with 1 when something is broken; warnings alone exit with 0.
+    Looks at configuration, database, time zone, extension, registry, catalog, functions and TTLs. Exits with 1 when
+    something is broken; warnings alone exit with 0.
 
     Example: featurectl doctor
     """

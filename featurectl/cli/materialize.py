@@ -45,8 +45,8 @@ def materialize(
 ) -> None:
     """Bring the newest features online.
 
-    Each entity's newest row of the window, or up to now, goes online inside the database. An online row is never replaced by one with an earlier event time. Times are ISO 8601 (UTC without a zone) or
-    relative: -7d, now.
+    Each entity's newest row of the window, or up to now, goes online inside the database. An online row is never
+    replaced by one with an earlier event time. Times are ISO 8601 (UTC without a zone) or relative: -7d, now.
 
     Example: featurectl materialize            (incremental, for cron)
     Example: featurectl materialize 2023-01-01 2023-12-30T19:00Z

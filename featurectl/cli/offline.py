@@ -57,8 +57,9 @@ def get_offline(
 ) -> None:
     """Build a training set, point-in-time correct.
 
-    Each row gets the features known at its event time, within their TTL. With ids and a window there is a row for every event time of the features asked for. With a spine, its rows stay
-    all there, in their order, with their other columns. Times without a zone are UTC.
+    Each row gets the features known at its event time, within their TTL. With ids and a window there is a row for
+    every event time of the features asked for. With a spine, its rows stay all there, in their order, with their
+    other columns. Times without a zone are UTC.
 
     Example: featurectl get-offline BTCUSDT_1h --start 2023-01-01 --end 2023-06-30 -o train.parquet
     Example: featurectl get-offline --spine labels.csv --service technical_indicators_service -o train.csv
