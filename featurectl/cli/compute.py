@@ -45,6 +45,7 @@ def compute(
     A corrected bar recomputes the bars it influences, to the length of the warm-up, also those after --end.
 
     Example: featurectl compute
+
     Example: featurectl compute --symbol BTCUSDT --full
     """
     now = system_clock()

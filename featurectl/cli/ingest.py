@@ -77,7 +77,7 @@ def candles(
     results: list[_Ingested] = []
     with database.connect() as connection, diagnostics.progress("ingest") as progress:
         for index, name in enumerate(files):
-            progress(index, len(files), name)
+            progress(index, len(files), Path(name).name)
             results.append(_ingest(connection, name, symbol, timeframe, limit, drop_last, now))
     if rejects:
         _write_rejects(rejects, results)

@@ -49,6 +49,7 @@ def materialize(
     replaced by one with an earlier event time. Times are ISO 8601 (UTC without a zone) or relative: -7d, now.
 
     Example: featurectl materialize            (incremental, for cron)
+
     Example: featurectl materialize 2023-01-01 2023-12-30T19:00Z
     """
     now = system_clock()

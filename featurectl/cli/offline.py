@@ -62,6 +62,7 @@ def get_offline(
     other columns. Times without a zone are UTC.
 
     Example: featurectl get-offline BTCUSDT_1h --start 2023-01-01 --end 2023-06-30 -o train.parquet
+
     Example: featurectl get-offline --spine labels.csv --service technical_indicators_service -o train.csv
     """
     now = system_clock()

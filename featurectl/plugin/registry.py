@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 from feast import Entity, FeatureService, FeatureStore, FeatureView
 from feast.data_source import DataSource
+from feast.errors import FeastError
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
@@ -18,13 +20,16 @@ from feast.protos.feast.core.Entity_pb2 import Entity as EntityProto
 from feast.protos.feast.core.FeatureService_pb2 import FeatureService as FeatureServiceProto
 from feast.protos.feast.core.FeatureView_pb2 import FeatureView as FeatureViewProto
 from feast.protos.feast.core.OnDemandFeatureView_pb2 import OnDemandFeatureView as OnDemandFeatureViewProto
+from feast.repo_config import FeastConfigError
 from psycopg import sql
+from sqlalchemy.exc import DBAPIError
 
 from featurectl.core.config import DATABASE_VARIABLE, Config
-from featurectl.core.db import Connection, Database
+from featurectl.core.db import Connection, Database, translate
 from featurectl.core.queries import query
 from featurectl.core.schema import quoted
 from featurectl.core.times import duration
+from featurectl.errors import ConfigError, DefinitionError
 from featurectl.plugin.definitions import Definitions, working_in
 
 Attributes = dict[str, str]
@@ -203,8 +208,23 @@ def _project(store: FeatureStore) -> Any:
 @contextlib.contextmanager
 def feast_store(database: Database) -> Iterator[FeatureStore]:
     """Open the repository as a Feast store, in its directory and with the database's URL in the environment."""
-    with environment(database), working_in(database.config.root):
+    with environment(database), working_in(database.config.root), translated_errors():
         yield FeatureStore(repo_path=str(database.config.root))
+
+
+@contextlib.contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turn what Feast and its registry raise into this package's errors."""
+    try:
+        yield
+    except FeastConfigError as error:
+        raise ConfigError(f"Feast can't use feature_store.yaml: {error}") from error
+    except DBAPIError as error:
+        if isinstance(error.orig, psycopg.Error):
+            raise translate(error.orig) from error
+        raise
+    except (FeastError, ValueError) as error:
+        raise DefinitionError(f"Feast refuses the definitions: {error}") from error
 
 
 @contextlib.contextmanager
