@@ -151,7 +151,10 @@ def _definitions(connection: Connection, config: Config) -> Iterator[Finding]:
     pending = schema.pending_migrations(connection)
     if pending:
         yield Finding(
-            Level.ERROR, "schema", f"{len(pending)} of featurectl's migrations are missing", "run `featurectl apply`"
+            Level.ERROR,
+            "schema",
+            f"featurectl's migrations are missing: {', '.join(one.name for one in pending)}",
+            "run `featurectl apply`",
         )
         return
     catalog = catalogs.find_catalog(connection, config.project)
@@ -202,7 +205,7 @@ def _registry(connection: Connection, config: Config, catalog: Catalog) -> Itera
             "run `featurectl apply` to publish again",
         )
     else:
-        yield Finding(Level.OK, "registry", f"{len(views)} views")
+        yield Finding(Level.OK, "registry", f"views: {', '.join(views) or 'none'}")
 
 
 def _tables(connection: Connection, catalog: Catalog) -> Iterator[Finding]:

@@ -1,0 +1,93 @@
+"""doctor finds each planted fault and says how to mend it."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import pytest
+
+from tests.fix_repository import Repo
+
+
+def findings(repo: Repo, code: int, **environment: str) -> dict[str, dict[str, Any]]:
+    done = repo.run("doctor", "--json", env=environment or None)
+    assert done.returncode == code, done.stdout + done.stderr
+    return {finding["subject"]: finding for finding in json.loads(done.stdout)["findings"]}
+
+
+def test_a_sound_repository_has_nothing_to_mend(repo: Repo) -> None:
+    found = findings(repo, 0)
+    assert {one["level"] for one in found.values()} <= {"ok", "warning"}
+    assert found["catalog"]["message"].startswith("version 1")
+    assert found["registry"]["message"] == "views: technical_indicators_view"
+
+
+def test_a_bar_longer_than_the_ttl_is_warned_of(repo: Repo) -> None:
+    with repo.connect() as connection:
+        connection.execute(
+            "INSERT INTO market.candles (symbol, timeframe, open_time, open, high, low, close, volume) "
+            "VALUES ('BTCUSDT', '4h', '2024-01-01Z', 1, 1, 1, 1, 1)"
+        )
+    finding = findings(repo, 0)["ttl"]
+    assert finding["level"] == "warning"
+    assert "shorter than the bars of 4h" in finding["message"]
+    assert "4h" in finding["fix"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "subject", "message"),
+    [
+        ("DROP TABLE online.market__technical_indicators_view", "tables", "online.market__technical_indicators_view"),
+        ("DELETE FROM featurectl.catalogs", "catalog", "has published none"),
+        ("DELETE FROM featurectl.migrations", "schema", "0001_base"),
+        ("DROP SCHEMA feast CASCADE", "registry", "not in schema feast"),
+    ],
+)
+def test_what_is_missing_in_the_database_is_found(repo: Repo, fault: str, subject: str, message: str) -> None:
+    with repo.connect() as connection:
+        connection.execute(fault.encode())
+    finding = findings(repo, 1)[subject]
+    assert finding["level"] == "error"
+    assert message in finding["message"]
+    assert "featurectl apply" in finding["fix"]
+
+
+def test_a_view_the_registry_lost_is_found(repo: Repo) -> None:
+    with repo.connect() as connection:
+        connection.execute("DELETE FROM feast.feature_views")
+    assert findings(repo, 0)["registry"]["level"] == "warning"
+
+
+def test_a_function_that_is_gone_is_found(repo: Repo) -> None:
+    path = repo.root / "feature_repo" / "indicators.py"
+    path.write_text(path.read_text().replace("def macd(", "def other("))
+    finding = findings(repo, 1)["functions"]
+    assert "field 'macd' has no function" in finding["message"]
+
+
+def test_an_unreachable_server_is_found_with_its_fix(repo: Repo) -> None:
+    found = findings(repo, 1, FEATURECTL_DATABASE_URL="postgresql://u:pw-secret@127.0.0.1:1/d")
+    assert found["database"]["level"] == "error"
+    assert "127.0.0.1:1" in found["database"]["message"]
+    assert "pw-secret" not in str(found)
+
+
+def test_a_password_in_the_file_is_warned_of(repo: Repo) -> None:
+    path = repo.root / "feature_store.yaml"
+    path.write_text(path.read_text() + '\nextra: "postgresql://u:secret@h/d"\n')
+    assert findings(repo, 0)["secrets"]["level"] == "warning"
+
+
+def test_a_server_in_another_zone_is_warned_of(repo: Repo) -> None:
+    with repo.connect() as connection:
+        name = connection.info.dbname
+        connection.execute(f"ALTER DATABASE {name} SET timezone = 'Asia/Kolkata'".encode())
+    finding = findings(repo, 0)["time zone"]
+    assert (finding["level"], "Asia/Kolkata" in finding["message"]) == ("warning", True)
+
+
+def test_a_clock_that_is_set_is_warned_of(repo: Repo) -> None:
+    assert findings(repo, 0, FEATURECTL_NOW="2024-01-01T00:00:00Z")["clock"]["level"] == "warning"
+    assert "FEATURECTL_NOW" not in os.environ
