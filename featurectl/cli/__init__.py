@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+
 
 def main() -> None:
     """Run the command line; the console script's entry point."""
-    from featurectl.cli.app import app
+    _open_closed_streams()
+    try:
+        signal.signal(signal.SIGTERM, _interrupt)
+        from featurectl.cli.app import app
 
-    app()
+        app()
+    except KeyboardInterrupt:
+        # Before there is a boundary, or after it: nothing was begun, or all was done.
+        sys.exit(130)
+
+
+def _interrupt(*_: object) -> None:
+    """End as Ctrl-C does when cron or systemd says stop: transactions rolled back, temporary files removed."""
+    raise KeyboardInterrupt
+
+
+def _open_closed_streams() -> None:
+    """Give a process that was started with closed streams empty ones; files it opens would take their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115

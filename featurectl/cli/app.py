@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
+from typer._click.exceptions import NoArgsIsHelpError
 from typer.core import TyperGroup
 
 from featurectl import __version__
 from featurectl.cli import diagnostics
-from featurectl.errors import FeaturectlError
+from featurectl.errors import FeaturectlError, UsageError
 
 INTERNAL_ERROR = 70
 BROKEN_PIPE = 141
@@ -79,12 +79,20 @@ class RootGroup(TyperGroup):
         **extra: Any,
     ) -> Any:
         diagnostics.quiet = diagnostics.debug = False
-        sys.exit(self._run(args, prog_name or "featurectl", extra))
+        sys.exit(self._run(list(sys.argv[1:] if args is None else args), prog_name or "featurectl"))
 
-    def _run(self, args: Sequence[str] | None, prog_name: str, extra: dict[str, Any]) -> int:
+    def _run(self, args: list[str], prog_name: str) -> int:
+        """Run a command and return its exit code.
+
+        Not through TyperGroup.main, which has codes of its own for an interrupt and a closed pipe, and no words.
+        """
         try:
-            code = super().main(args, prog_name, standalone_mode=False, **extra)
-            return code if isinstance(code, int) else 0
+            _refuse_empty(args)
+            with self.make_context(prog_name, args) as context:
+                self.invoke(context)
+            return 0
+        except typer.Exit as end:
+            return end.exit_code
         except FeaturectlError as error:
             diagnostics.failure(error)
             return error.exit_code
@@ -93,7 +101,9 @@ class RootGroup(TyperGroup):
             return 130
         except BrokenPipeError:
             # The reader went away: nothing to say, and nobody to say it to.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            from featurectl.cli import output
+
+            output.give_up_stdout()
             return BROKEN_PIPE
         except Exception as error:
             if hasattr(error, "format_message") and hasattr(error, "exit_code"):
@@ -102,7 +112,20 @@ class RootGroup(TyperGroup):
             return INTERNAL_ERROR
 
 
+def _refuse_empty(args: list[str]) -> None:
+    """Refuse an empty argument: it is an unset shell variable, and would mean "everything" or "here"."""
+    for before, word in zip(["featurectl", *args], args, strict=False):
+        if word == "--":
+            return
+        if not word or (word.startswith("--") and word.endswith("=") and word.count("=") == 1):
+            place = word or f"the argument after {before}"
+            raise UsageError(f"{place} is empty; give it a value (is a shell variable unset?), or leave it out")
+
+
 def _usage_error(error: Any) -> int:
+    if isinstance(error, NoArgsIsHelpError):
+        diagnostics.note(error.format_message())
+        return int(error.exit_code)
     context = getattr(error, "ctx", None)
     hint = f"; see `{context.command_path} --help`" if context else ""
     diagnostics.error(f"{error.format_message().rstrip('.')}{hint}")

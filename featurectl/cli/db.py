@@ -7,13 +7,12 @@ import shutil
 from typing import Annotated, Any
 
 import typer
-from psycopg.conninfo import conninfo_to_dict
 
 from featurectl.cli import diagnostics, output
 from featurectl.cli.app import new_app
 from featurectl.cli.options import Command, FormatOption, JsonOption, OutputOption, chosen, overrides
 from featurectl.core import embedded
-from featurectl.core.db import Database, open_database
+from featurectl.core.db import Database, open_database, url_parts
 from featurectl.core.redact import redact
 from featurectl.errors import UsageError
 
@@ -85,7 +84,7 @@ def shell(
     Example: featurectl db shell -- -c 'TABLE featurectl.catalogs'
     """
     database = open_database(overrides(context))
-    parts = conninfo_to_dict(database.url())
+    parts = url_parts(database.url())
     # Through the environment: a URL among the arguments would show its password in the process list.
     variables = {_LIBPQ_VARIABLES[name]: str(value) for name, value in parts.items() if name in _LIBPQ_VARIABLES}
     environment = {**os.environ, **variables, "PGTZ": "UTC", "PGAPPNAME": "featurectl shell"}

@@ -10,7 +10,7 @@ from featurectl.cli import diagnostics, output
 from featurectl.cli.app import new_app
 from featurectl.cli.options import Command, FormatOption, JsonOption, OutputOption, chosen, overrides
 from featurectl.core.clock import system_clock
-from featurectl.core.db import open_database
+from featurectl.core.db import Database, open_database
 
 if TYPE_CHECKING:
     from featurectl.plugin.apply import Plan
@@ -34,7 +34,7 @@ def plan(
 
     Example: featurectl plan --detailed-exitcode
     """
-    database = open_database(overrides(context))
+    database = _reachable(open_database(overrides(context)))
     diagnostics.note("reading the definitions (Feast takes some seconds to load) …")
     from featurectl.plugin import apply as steps  # 2 s and more: it loads Feast
 
@@ -64,7 +64,7 @@ def apply(
 
     Example: featurectl apply
     """
-    database = open_database(overrides(context))
+    database = _reachable(open_database(overrides(context)))
     diagnostics.note("reading the definitions (Feast takes some seconds to load) …")
     from featurectl.plugin import apply as steps  # 2 s and more: it loads Feast
 
@@ -72,6 +72,12 @@ def apply(
     output.emit(_report("apply", applied.plan, applied.catalog_version), chosen(format, json), path)
     done = f"{applied.plan.changes} changes made" if applied.plan.changes else "nothing to change"
     diagnostics.note(f"{done}; catalog version {applied.catalog_version}")
+
+
+def _reachable(database: Database) -> Database:
+    """Return a database that answers: what is wrong with it is said before Feast takes its seconds, not after."""
+    with database.connect():
+        return database
 
 
 def _report(command: str, plan: Plan, version: int | None = None) -> output.Report:

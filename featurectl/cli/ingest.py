@@ -81,8 +81,9 @@ def candles(
             results.append(_ingest(connection, name, symbol, timeframe, limit, drop_last, now))
     if rejects:
         _write_rejects(rejects, results)
-    output.emit(_report(results), chosen(format, json), path)
     _explain(results, rejects)
+    if any(one.merged for one in results):
+        output.emit(_report(results), chosen(format, json), path)
     _finish(results)
 
 
@@ -208,10 +209,13 @@ def _finish(results: list[_Ingested]) -> None:
     failed = [one for one in results if one.error or not one.merged]
     if not failed:
         return
-    errors = [one.error or InputFileError(f"{one.name}: not one of its rows could be used") for one in failed]
-    if len(failed) == len(results) == 1:
+    errors = [
+        one.error or InputFileError(f"{one.name}: not one of its rows could be used; --rejects FILE lists why")
+        for one in failed
+    ]
+    if len(results) == 1:
         raise errors[0]
     for error in errors:
-        diagnostics.failure(error)
-    message = f"{len(results) - len(failed)} of {len(results)} files read"
-    raise PartlyDone(message) if len(failed) < len(results) else InputFileError(f"{message}; nothing was written")
+        diagnostics.warn(str(error))
+    message = f"{len(results) - len(failed)} of {len(results)} files read; the warnings above say what to do about "
+    raise PartlyDone(f"{message}the others") if len(failed) < len(results) else InputFileError(f"{message}them")

@@ -66,7 +66,9 @@ def materialize(
             now=now,
             on_view=lambda index, view: progress(index, len(chosen_views), view.name),
         )
-    output.emit(_report(results, window, now), chosen(format, json), path)
+    diagnostics.note(f"window: {window}{' (incremental)' if window.start is None else ''}")
+    if any(isinstance(one, core.Materialized) for one in results):
+        output.emit(_report(results, window), chosen(format, json), path)
     _finish(results)
 
 
@@ -79,12 +81,11 @@ def _window(start: str | None, end: str | None, incremental: bool, now: Any) -> 
     return Window(window.start, window.end or now)
 
 
-def _report(results: list[core.Materialized | core.Failed], window: Window, now: Any) -> output.Report:
+def _report(results: list[core.Materialized | core.Failed], window: Window) -> output.Report:
     done = [one for one in results if isinstance(one, core.Materialized)]
     failed = [one for one in results if isinstance(one, core.Failed)]
     columns = ["view", "entities", "written", "unchanged", "older"]
     rows = [[one.view, one.entities, one.written, one.unchanged, one.older] for one in done]
-    diagnostics.note(f"window: {window}{' (incremental)' if window.start is None else ''}")
     return output.Report(
         command="materialize",
         document={

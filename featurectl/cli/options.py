@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from featurectl.cli import diagnostics
+from featurectl.cli import diagnostics, output
 from featurectl.cli.output import Format
 from featurectl.core.config import Overrides
+from featurectl.errors import UsageError
 
 FormatOption = Annotated[
     Format | None,
@@ -47,11 +48,25 @@ def overrides(context: typer.Context) -> Overrides:
 
 
 def split(values: list[str] | None) -> tuple[str, ...]:
-    """Return the names of a repeatable option whose values may hold commas."""
-    return tuple(name.strip() for value in values or () for name in value.split(",") if name.strip())
+    """Return the names of a repeatable option whose values may hold commas.
+
+    Raises:
+        UsageError: the option is given and names nothing; no name at all would mean everything.
+    """
+    names = tuple(name.strip() for value in values or () for name in value.split(",") if name.strip())
+    if values and not names:
+        raise UsageError(f"'{','.join(values)}' holds no name; write names with commas between them, or leave it out")
+    return names
 
 
 def chosen(format: Format | None, json: bool) -> Format | None:
+    """Return the format that ``--format`` and ``--json`` ask for.
+
+    Raises:
+        UsageError: they ask for two.
+    """
+    if json and format not in (None, Format.JSON):
+        raise UsageError(f"--json and --format {format} contradict each other; leave one out")
     return Format.JSON if json else format
 
 
@@ -115,6 +130,21 @@ def common_options() -> list[TyperOption]:
     ]
 
 
+def _check_outputs(parameters: dict[str, Any]) -> None:
+    """Refuse a result that could not be written before the work begins, and not after it is done.
+
+    Parameters are text here: Typer makes paths and choices of them when it calls the command.
+    """
+    paths = {name: Path(parameters[name]) for name in ("path", "rejects") if parameters.get(name)}
+    if format := parameters.get("format"):
+        format = Format(format)
+    output.choose_format(chosen(format, parameters.get("json", False)), paths.get("path"))
+    for path in paths.values():
+        output.check_writable(path)
+    if len({path.resolve() for path in paths.values()}) < len(paths):
+        raise UsageError(f"--output and --rejects both name {paths['path']}; name two files")
+
+
 class Command(TyperCommand):
     """A command with the common options, which takes ``-7d`` for a time and not for an option."""
 
@@ -126,3 +156,7 @@ class Command(TyperCommand):
         ours = args[: args.index("--")] if "--" in args else args
         times = [f"now{word}" if _RELATIVE_TIME.fullmatch(word) else word for word in ours]
         return super().parse_args(ctx, times + args[len(ours) :])
+
+    def invoke(self, ctx: Any) -> Any:
+        _check_outputs(ctx.params)
+        return super().invoke(ctx)

@@ -83,17 +83,16 @@ PREVIEW_ROWS = 20
 
 def emit_batches(command: str, reader: pa.RecordBatchReader, kind: Format, path: Path | None) -> int:
     """Write Arrow batches as they arrive; a table shows the first rows only. Returns the number of rows."""
-    if kind is Format.PARQUET and path is None and sys.stdout.isatty():
-        raise UsageError("Parquet is binary and stdout is a terminal; give -o FILE.parquet")
+    import pyarrow as pa
+
     writer = {Format.PARQUET: _batches_parquet, Format.CSV: _batches_csv}.get(kind)
     if writer is None:
         return _batches_whole(command, reader, kind, path)
-    if path is not None:
-        with atomic_file(path) as handle:
+    try:
+        with atomic_file(path) if path else _stdout() as handle:
             return writer(reader, handle)
-    rows = writer(reader, sys.stdout.buffer)
-    sys.stdout.buffer.flush()
-    return rows
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise UsageError(f"{kind} can't hold every column of the result ({error}); choose another format") from error
 
 
 def _batches_parquet(reader: pa.RecordBatchReader, sink: IO[bytes]) -> int:
@@ -134,16 +133,46 @@ def _batches_whole(command: str, reader: pa.RecordBatchReader, kind: Format, pat
 
 def write(text: str) -> None:
     """Write text to stdout."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    with _stdout():
+        sys.stdout.write(text)
+
+
+@contextlib.contextmanager
+def _stdout() -> Iterator[IO[bytes]]:
+    """Write to stdout and flush it.
+
+    Raises:
+        BrokenPipeError: the reader went away.
+        OutputFileError: the disk is full, or whatever else is behind stdout failed.
+    """
+    try:
+        yield sys.stdout.buffer
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        give_up_stdout()
+        raise OutputFileError(f"stdout can't be written: {error.strerror}; write to a file with -o FILE") from error
+
+
+def give_up_stdout() -> None:
+    """Send what stdout still holds to nowhere, so that Python's own flush at exit does not fail as well."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def choose_format(format: Format | None, path: Path | None) -> Format:
     """Return the format asked for, that of the file's suffix, a table on a terminal, or JSON.
 
     Raises:
-        UsageError: the file's suffix says nothing and no format is given.
+        UsageError: the file's suffix says nothing and no format is given, or Parquet would go to a terminal.
     """
+    chosen = _choose_format(format, path)
+    if chosen is Format.PARQUET and path is None and sys.stdout.isatty():
+        raise UsageError("Parquet is binary and stdout is a terminal; give -o FILE.parquet")
+    return chosen
+
+
+def _choose_format(format: Format | None, path: Path | None) -> Format:
     if format is not None:
         return format
     if path is not None:
@@ -160,29 +189,54 @@ def choose_format(format: Format | None, path: Path | None) -> Format:
     return Format.TABLE if sys.stdout.isatty() else Format.JSON
 
 
+def check_writable(path: Path) -> None:
+    """Find out, before the work, whether its result can be written.
+
+    Raises:
+        OutputFileError: it can't.
+    """
+    with _writing(path):
+        if path.is_dir():
+            raise OutputFileError(f"{path} is a directory; name a file in it")
+        if not _is_special(path):
+            tempfile.TemporaryFile(dir=path.resolve().parent).close()
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path`` that takes its place at the end, or goes away on failure.
 
     Raises:
-        OutputFileError: the directory can't be written.
+        OutputFileError: the file can't be written.
     """
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    check_writable(path)
+    if _is_special(path):
+        yield path
+        return
+    with _writing(path):
+        target = path.resolve()
+        handle, name = tempfile.mkstemp(prefix=".featurectl-", suffix=path.suffix, dir=target.parent)
         os.close(handle)
-    except OSError as error:
-        raise OutputFileError(f"{path} can't be written: {error.strerror}; name another file") from error
-    temporary = Path(name)
+        temporary = Path(name)
+        try:
+            yield temporary
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _is_special(path: Path) -> bool:
+    """Tell whether ``path`` is a device or a pipe, such as /dev/null: written to, never replaced."""
+    return path.exists() and not path.is_file()
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
     try:
-        yield temporary
-        if path.is_dir():
-            raise OutputFileError(f"{path} is a directory; name a file in it")
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        yield
     except OSError as error:
         raise OutputFileError(f"{path} can't be written: {error.strerror}; name another file") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -202,17 +256,28 @@ def _emit_bytes(content: bytes, path: Path | None) -> None:
     if path is not None:
         with atomic_file(path) as handle:
             handle.write(content)
-    elif sys.stdout.isatty():
-        raise UsageError("Parquet is binary and stdout is a terminal; give -o FILE.parquet")
     else:
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
+        with _stdout() as handle:
+            handle.write(content)
 
 
 def _json(report: Report) -> str:
     document = {"format_version": FORMAT_VERSION, "command": report.command, **report.document}
     indent = 2 if sys.stdout.isatty() else None
-    return json.dumps(document, default=plain, ensure_ascii=False, allow_nan=False, indent=indent) + "\n"
+    settings: dict[str, Any] = {"default": plain, "ensure_ascii": False, "allow_nan": False, "indent": indent}
+    try:
+        return json.dumps(document, **settings) + "\n"
+    except ValueError:
+        return json.dumps(_finite(document), **settings) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """Return a document with null for NaN and infinity, which JSON can't hold and a table of one's own may."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def plain(value: Any) -> Any:

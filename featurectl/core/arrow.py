@@ -86,8 +86,15 @@ def translated_errors(*, connecting: bool = False) -> Iterator[None]:
         raise _translate(error, connecting) from error
 
 
+def _reason(error: Any) -> str:
+    """Return the server's own words in one line, without the driver's before them and the statement behind."""
+    lines = str(error).splitlines()
+    told = next((line.partition("ERROR:")[2] for line in lines if "ERROR:" in line), " ".join(lines))
+    return " ".join(told.split())
+
+
 def _translate(error: Any, connecting: bool) -> FeaturectlError:
-    text = " ".join(str(error).split())
+    text = _reason(error)
     code = getattr(error, "sqlstate", None)
     if code:
         with contextlib.suppress(KeyError):

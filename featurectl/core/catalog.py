@@ -122,7 +122,10 @@ class Catalog:
             wanted = tuple(dict.fromkeys(self._resolve(name, online) for name in features))
         else:
             wanted = tuple(
-                (view.name, field.name) for view in self.views if view.online or not online for field in view.fields
+                (view.name, field.name)
+                for view in self.views
+                if view.online_table or not online
+                for field in view.fields
             )
         by_view: dict[str, list[str]] = {}
         for view, feature in wanted:

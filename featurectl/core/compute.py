@@ -141,7 +141,8 @@ class _SeriesJob:
                 open_times, created = self._closed_bars()
                 stale = created != self._created_when_computed(open_times)
                 wanted = self._in_window(open_times, request.window)
-                target = influenced(stale & wanted, self.warmup)
+                # A stale bar outside the window stays so: else no later run would redo what it influences.
+                target = influenced(stale & wanted, self.warmup) & (wanted | ~stale)
                 if request.full:
                     target |= wanted
                 inserted, changed = self._write(open_times, target) if target.any() else (0, 0)

@@ -19,6 +19,7 @@ EMBEDDED = "embedded"
 ONLINE_STORE = "featurectl.plugin.online.TimescaleOnlineStore"
 
 _VARIABLE = re.compile(r"\$\{(?P<braced>[^}]*)\}|\$(?P<plain>[A-Za-z_]\w*)")
+_NAME = re.compile(r"[A-Za-z_]\w*")
 _PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
 
 
@@ -133,6 +134,8 @@ def _expand(document: dict[str, Any], path: Path) -> dict[str, Any]:
 
     def lookup(match: re.Match[str], key: str) -> str:
         name = match["braced"] if match["braced"] is not None else match["plain"]
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"{path}: {key} has {match[0]}, which names no variable; write ${{NAME}}, no more in it")
         value = os.environ.get(name)
         if value:
             return value
@@ -142,7 +145,10 @@ def _expand(document: dict[str, Any], path: Path) -> dict[str, Any]:
             return match[0]
         raise UnsetVariable(f"{path}: {key} names ${{{name}}}, which is not set; export {name} (see .env.example)")
 
-    expanded: dict[str, Any] = expand(document, "")
+    try:
+        expanded: dict[str, Any] = expand(document, "")
+    except RecursionError:
+        raise ConfigError(f"{path}: an alias (*) lies inside its own anchor (&); write the value out") from None
     return expanded
 
 
@@ -180,24 +186,35 @@ def normalize_url(url: str) -> str:
     redact.remember_secrets_of(url)
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.partition("+")[0] not in ("postgresql", "postgres", "timescaledb"):
-        raise ConfigError(f"'{redact.redact(url)}' is not a PostgreSQL URL; write postgresql://user@host:5432/database")
+        # Without a scheme nothing tells which part is a password, so nothing of it is shown.
+        shown = f"'{redact.redact(url)}'" if separator else "the database URL"
+        raise ConfigError(f"{shown} is not a PostgreSQL URL; write postgresql://user@host:5432/database")
+    authority = rest.partition("?")[0].rpartition("@")[0]
+    if "@" in authority or "/" in authority:
+        raise ConfigError(
+            "the user or password in the database URL holds a bare @ or /; percent-encode them: @ is %40, / is %2F"
+        )
     return f"postgresql://{rest}"
 
 
 def _timeout(flag: float | None, value: Any, path: Path) -> float:
-    return flag if flag is not None else _seconds("FEATURECTL_STATEMENT_TIMEOUT", value, 30, path)
+    if flag is not None:
+        return _number_of_seconds("--timeout", flag)
+    return _seconds("FEATURECTL_STATEMENT_TIMEOUT", value, 30, path)
 
 
 def _seconds(variable: str, value: Any, default: float, path: Path) -> float:
     source, given = (variable, os.environ[variable]) if os.environ.get(variable) else (f"{path}: featurectl", value)
-    if given is None:
-        return default
+    return default if given is None else _number_of_seconds(source, given)
+
+
+def _number_of_seconds(source: str, given: Any) -> float:
     try:
         seconds = float(given)
     except (TypeError, ValueError):
         seconds = -1
     if not 0 <= seconds < 1e6:
-        raise ConfigError(f"{source}: '{given}' is not a number of seconds")
+        raise ConfigError(f"{source}: '{given}' is not a number of seconds; write one from 0 to 999999")
     return seconds
 
 

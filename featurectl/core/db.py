@@ -18,6 +18,8 @@ from featurectl.errors import (
     ConfigError,
     DatabaseError,
     DatabaseUnreachable,
+    FeaturectlError,
+    Interrupted,
     LockHeld,
     PermissionDenied,
     SchemaMissing,
@@ -99,7 +101,7 @@ def open_connection(url: str, *, connect_timeout: float, statement_timeout: floa
     """Connect in autocommit mode; ``statement_timeout`` is in seconds, 0 for none."""
     options = _merged_options(url)
     if statement_timeout:
-        options += f" -c statement_timeout={int(statement_timeout * 1000)}"
+        options += f" -c statement_timeout={max(1, round(statement_timeout * 1000))}"
     return psycopg.connect(
         make_conninfo(
             url, application_name=APPLICATION_NAME, connect_timeout=max(2, round(connect_timeout)), options=options
@@ -117,19 +119,21 @@ def translated_errors() -> Iterator[None]:
         raise translate(error) from error
 
 
-def translate(error: psycopg.Error) -> DatabaseError | LockHeld:
+def translate(error: psycopg.Error) -> FeaturectlError:
     """Return the error a user should see for one of psycopg's."""
     reason = _reason(error)
+    if isinstance(error, pg.QueryCanceled) and "user request" in reason:
+        return Interrupted("interrupted; what was not finished was rolled back")
     if isinstance(error, pg.QueryCanceled):
         return StatementTimeout(f"{reason}; give more time with --timeout SECONDS")
     if isinstance(error, pg.InsufficientPrivilege):
         return PermissionDenied(f"{reason}; ask the owner to grant it, or connect as another role")
-    if isinstance(error, (pg.UndefinedTable, pg.InvalidSchemaName, pg.UndefinedColumn, pg.UndefinedFunction)):
+    if isinstance(error, (pg.UndefinedTable, pg.InvalidSchemaName, pg.UndefinedColumn)):
         return SchemaMissing(f"{reason}; run `featurectl apply`")
     if isinstance(error, (pg.LockNotAvailable, pg.DeadlockDetected)):
         return LockHeld(f"{reason}; run the command again")
     if isinstance(error, psycopg.OperationalError):
-        return DatabaseUnreachable(f"the database {reason}; {_next_step(error)}")
+        return DatabaseUnreachable(f"the database: {reason}; {_next_step(error)}")
     return DatabaseError(f"the database refused: {reason}")
 
 
@@ -140,7 +144,7 @@ def _reason(error: psycopg.Error) -> str:
 
 
 def _place(url: str) -> str:
-    parts = _parts(url)
+    parts = url_parts(url)
     host, port = parts.get("host", "localhost"), parts.get("port", 5432)
     return f"database '{parts.get('dbname') or parts.get('user') or 'postgres'}' on {host}:{port}:"
 
@@ -154,13 +158,23 @@ def _next_step(error: psycopg.Error) -> str:
     return "check that the server runs and FEATURECTL_DATABASE_URL names it; `featurectl doctor` tells more"
 
 
-def _parts(url: str) -> dict[str, Any]:
+def url_parts(url: str) -> dict[str, Any]:
+    """Return what a URL says, by libpq's names.
+
+    Raises:
+        ConfigError: it can't be read, or its port is none.
+    """
     try:
-        return conninfo_to_dict(url)
+        parts = conninfo_to_dict(url)
     except psycopg.ProgrammingError as error:
-        raise ConfigError(f"the database URL can't be read: {redact(str(error).strip())}") from error
+        reason, step = redact(str(error).strip()), "write postgresql://user:password@host/database, percent-encoded"
+        raise ConfigError(f"the database URL can't be read: {reason}; {step}") from error
+    for port in str(parts.get("port", "")).split(","):
+        if port and not (port.isdecimal() and 0 < int(port) < 65536):
+            raise ConfigError(f"the database URL has port '{redact(port)}'; write a number from 1 to 65535")
+    return parts
 
 
 def _merged_options(url: str) -> str:
-    given = str(_parts(url).get("options") or "")
+    given = str(url_parts(url).get("options") or "")
     return f"{given} {_SESSION_OPTIONS}".strip()

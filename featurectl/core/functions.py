@@ -51,12 +51,13 @@ class FunctionSet:
         """
         import numpy as np  # 0.1 s, and only compute needs it
 
-        known: dict[str, Array] = dict(columns)
+        known = {name: _read_only(values) for name, values in columns.items()}
         bars = len(next(iter(columns.values())))
         computed = {}
         for feature in self.ordered:
             values = self._apply(feature, known, bars)
-            known[feature.name] = computed[feature.name] = np.where(np.isfinite(values), values, np.nan)
+            computed[feature.name] = np.where(np.isfinite(values), values, np.nan)
+            known[feature.name] = _read_only(computed[feature.name])
         return computed
 
     def _apply(self, feature: FeatureFunction, known: Mapping[str, Array], bars: int) -> Array:
@@ -69,6 +70,13 @@ class FunctionSet:
         if values.shape != (bars,):
             raise DefinitionError(f"{self.file}: {feature.name} returned shape {values.shape} for {bars} bars")
         return values
+
+
+def _read_only(values: Array) -> Array:
+    """Return a view that refuses changes: a function must not alter what the next one reads."""
+    view = values.view()
+    view.flags.writeable = False
+    return view
 
 
 def load_functions(file: Path, features: Sequence[str], *, root: Path) -> FunctionSet:

@@ -40,18 +40,22 @@ class Failed:
 
 
 def choose_views(catalog: Catalog, names: Sequence[str]) -> list[View]:
-    """Return the views named, or all that are served online.
+    """Return the views named, or all that have an online table of ours.
 
     Raises:
         NotFound: a view does not exist.
         UsageError: a view is not served online.
     """
     if not names:
-        return [view for view in catalog.views if view.online]
+        return [view for view in catalog.views if view.online_table]
     views = [catalog.view(name) for name in dict.fromkeys(names)]
     for view in views:
         if not view.online:
             raise UsageError(f"view '{view.name}' is for training only (online=False); it can't be materialized")
+        if not view.online_table:
+            raise UsageError(
+                f"view '{view.name}' has no online table of ours; materialize it with `featurectl feast -- materialize`"
+            )
     return views
 
 
@@ -69,7 +73,7 @@ def materialize(
     A window without a start is incremental: each entity's newest row up to the end.
 
     Raises:
-        UsageError: the window ends in the future, or a view has no online table of ours.
+        UsageError: the window ends in the future.
     """
     end = window.end or now
     if end > now:
@@ -85,10 +89,6 @@ def materialize(
 
 
 def _materialize_view(connection: Connection, project: str, view: View, window: Window, now: datetime) -> Materialized:
-    if view.online_table is None:
-        raise UsageError(
-            f"view '{view.name}' has no online table of ours; materialize it with `featurectl feast -- materialize`"
-        )
     with lock(connection, f"materialize {project}.{view.name}"), connection.transaction():
         statement = upsert_statement(view, sources.entity_list(connection, view), window)
         row = connection.execute(statement, {"start": window.start, "end": window.end}).fetchone()

@@ -106,7 +106,7 @@ def window_statement(selections: Sequence[Selection], entities: Sequence[EntityI
         entity_ids=sql.Literal([str(entity) for entity in entities]),
         symbols=sql.Literal([entity.symbol for entity in entities]),
         timeframes=sql.Literal([entity.timeframe for entity in entities]),
-        events=sql.SQL(" UNION ").join(_events(chosen.view, window) for chosen in selections),
+        events=sql.SQL(" UNION ALL ").join(_events(chosen.view, window) for chosen in selections),
     )
     views = [joined_view(chosen) for chosen in selections]
     return point_in_time(spine, columns, "event_timestamp", views, ["position", "event_timestamp"])

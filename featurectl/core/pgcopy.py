@@ -35,7 +35,11 @@ def _record(columns: Mapping[str, str]) -> np.dtype[Any]:
 def read(
     connection: Connection, query: sql.Composable, columns: Mapping[str, str], parameters: Mapping[str, Any]
 ) -> dict[str, NDArray[Any]]:
-    """Return a query's columns as arrays; every value must be an eight-byte, non-null one."""
+    """Return a query's columns as arrays.
+
+    Raises:
+        ValueError: a value is null or not eight bytes wide.
+    """
     import numpy as np
 
     with connection.cursor() as cursor:
@@ -43,12 +47,15 @@ def read(
         with cursor.copy(statement, parameters) as copy:
             content = b"".join(bytes(block) for block in copy)
     record = _record(columns)
-    rows = (len(content) - len(_SIGNATURE) - len(_TRAILER)) // record.itemsize
+    rows, rest = divmod(len(content) - len(_SIGNATURE) - len(_TRAILER), record.itemsize)
     table = np.frombuffer(content, dtype=record, count=rows, offset=len(_SIGNATURE))
-    return {
-        name: table[name].astype(kind[1:]) + (_EPOCH_SHIFT if kind == TIMESTAMP else 0)
-        for name, kind in columns.items()
-    }
+    if rest or any((table[f"_length_{name}"] != 8).any() for name in columns):
+        raise ValueError(f"a value of {', '.join(columns)} is null or not eight bytes wide")
+    arrays = {name: table[name].astype(kind[1:]) for name, kind in columns.items()}
+    for name, kind in columns.items():
+        if kind == TIMESTAMP:
+            arrays[name] += _EPOCH_SHIFT
+    return arrays
 
 
 def write(

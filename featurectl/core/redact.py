@@ -12,6 +12,8 @@ _KEY_VALUE = re.compile(
     r"(?P<secret>'[^']*'|\"[^\"]*\"|[^\s&'\";,]+)",
     re.IGNORECASE,
 )
+# The same for a text that is nothing but a URL, in which a password may hold spaces too.
+_USER_AND_PASSWORD = re.compile(r"://[^:/@]*:(?P<password>.*)@")
 MASK = "***"
 
 _known: set[str] = set()
@@ -19,11 +21,13 @@ _known: set[str] = set()
 
 def remember_secrets_of(url: str) -> None:
     """Mask the password of ``url`` wherever it turns up from now on, quoted or not."""
-    if match := _URL_PASSWORD.search(url):
+    before_query = url.partition("?")[0]
+    if match := _USER_AND_PASSWORD.search(before_query if "@" in before_query else url):
         password = match["password"]
-        _known.update(
-            form for form in (password, unquote(password), quote(unquote(password), safe="")) if len(form) > 2
-        )
+        # libpq cuts a password that is not percent-encoded at these characters, and its messages show the pieces.
+        pieces = re.split(r"[@/:?#\s]", password)
+        forms = (password, unquote(password), quote(unquote(password), safe=""), *pieces)
+        _known.update(form for form in forms if len(form) > 2)
     for match in _KEY_VALUE.finditer(url):
         secret = match["secret"].strip("'\"")
         _known.update(form for form in (secret, unquote(secret)) if len(form) > 2)

@@ -15,6 +15,7 @@ from pathlib import Path
 from featurectl.errors import ConfigError, NotAllowed, OutputFileError
 
 PACKAGE = Path(__file__).resolve().parent.parent
+_STAGING = ".featurectl-init-"
 
 
 class Profile(StrEnum):
@@ -62,11 +63,15 @@ def make_repository(root: Path, profile: Profile, *, project: str | None = None,
     root = root.resolve()
     name = project_name(root, project)
     contents = {**rendered(profile, {"project": name, "profile": profile.value}), **_definitions()}
-    existing = sorted(path for path in contents if (root / path).exists())
-    if existing and not overwrite:
-        shown = ", ".join(existing[:5]) + (f" and {len(existing) - 5} more" if len(existing) > 5 else "")
-        raise NotAllowed(f"{root} already has {shown}; name another directory, or overwrite them with --force")
-    _write_all(root, contents)
+    try:
+        existing = sorted(path for path in contents if (root / path).exists())
+        if existing and not overwrite:
+            shown = ", ".join(existing[:5]) + (f" and {len(existing) - 5} more" if len(existing) > 5 else "")
+            raise NotAllowed(f"{root} already has {shown}; name another directory, or overwrite them with --force")
+        _write_all(root, contents)
+    except OSError as error:
+        place = error.filename if error.filename and _STAGING not in str(error.filename) else root
+        raise OutputFileError(f"{place} can't be written: {error.strerror}; name another directory") from error
     return Made(root, name, tuple(sorted(contents)))
 
 
@@ -94,44 +99,42 @@ def _write_all(root: Path, contents: Mapping[str, str]) -> None:
     moved: list[tuple[Path, Path | None]] = []
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".featurectl-init-", dir=root) as name:
+        with tempfile.TemporaryDirectory(prefix=_STAGING, dir=root) as name:
             staging = Path(name)
             for path, text in contents.items():
                 (staging / "new" / path).parent.mkdir(parents=True, exist_ok=True)
                 (staging / "new" / path).write_text(text, encoding="utf-8")
             try:
                 for path in contents:
-                    moved.append(_move(staging, root, path, new_directories))
+                    _move(staging, root, path, moved, new_directories)
             except BaseException:
                 _undo(moved)
                 raise
-    except OSError as error:
-        _remove(new_directories)
-        raise OutputFileError(
-            f"{error.filename or root} can't be written: {error.strerror}; name another directory"
-        ) from error
     except BaseException:
         _remove(new_directories)
         raise
 
 
-def _move(staging: Path, root: Path, path: str, new_directories: list[Path]) -> tuple[Path, Path | None]:
+def _move(
+    staging: Path, root: Path, path: str, moved: list[tuple[Path, Path | None]], new_directories: list[Path]
+) -> None:
+    """Move one file into place. What is done is noted before it is, so that an interrupt between can't hide it."""
     target, old = root / path, None
     for directory in reversed(_missing_directories(target.parent)):
-        directory.mkdir()
         new_directories.append(directory)
+        directory.mkdir()
     if target.exists():
         old = staging / "old" / path
         old.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(target, old)
+    moved.append((target, old))
     os.replace(staging / "new" / path, target)
-    return target, old
 
 
 def _undo(moved: list[tuple[Path, Path | None]]) -> None:
     for target, old in reversed(moved):
         with contextlib.suppress(OSError):
-            target.unlink() if old is None else os.replace(old, target)
+            target.unlink(missing_ok=True) if old is None else os.replace(old, target)
 
 
 def _missing_directories(path: Path) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from psycopg import sql
 
@@ -57,31 +57,32 @@ def entity_list(connection: Connection, view: View) -> sql.Composable:
     """
     if not view.join_keys:
         return sql.SQL("entities AS (SELECT 1)")
-    if not (view.source_table and _keys_lead_an_index(connection, view)):
+    keys = _keys_as_indexed(connection, view)
+    known = conjunction(sql.SQL("{} IS NOT NULL").format(column(key)) for key in view.join_keys)
+    if not keys:
         template = sql.SQL("entities AS (SELECT DISTINCT {keys} FROM {source} AS s WHERE {known})")
-        known = conjunction(sql.SQL("{} IS NOT NULL").format(column(key)) for key in view.join_keys)
         return template.format(keys=commas(column(key) for key in view.join_keys), source=source(view), known=known)
-    keys = commas(sql.Identifier(key) for key in view.join_keys)
     template = sql.SQL(
         "entities AS ("
-        "(SELECT {keys} FROM {source} AS s ORDER BY {keys} LIMIT 1) "
+        "(SELECT {keys} FROM {source} AS s WHERE {known} ORDER BY {keys} LIMIT 1) "
         "UNION ALL "
         "SELECT following.* FROM entities CROSS JOIN LATERAL "
-        "(SELECT {source_keys} FROM {source} AS s WHERE ({source_keys}) > ({entity_keys}) "
-        "ORDER BY {source_keys} LIMIT 1) AS following)"
+        "(SELECT {keys} FROM {source} AS s WHERE ({keys}) > ({entity_keys}) AND {known} ORDER BY {keys} LIMIT 1)"
+        " AS following)"
     )
     return template.format(
-        keys=keys,
+        keys=commas(column(key) for key in keys),
         source=source(view),
-        source_keys=commas(column(key) for key in view.join_keys),
-        entity_keys=commas(column(key, "entities") for key in view.join_keys),
+        known=known,
+        entity_keys=commas(column(key, "entities") for key in keys),
     )
 
 
-def _keys_lead_an_index(connection: Connection, view: View) -> bool:
-    table = view.source_table or ""
-    if '"' in table:
-        return False
+def _keys_as_indexed(connection: Connection, view: View) -> Sequence[str]:
+    """Return the join keys in the order in which an index begins with them; nothing without such an index."""
+    table = view.source_table
+    if not table or '"' in table:
+        return ()
     parameters = {"table": quoted(table) if "." in table else table, "columns": list(view.join_keys)}
-    row = connection.execute(query("schema", "index_starts_with"), parameters).fetchone()
-    return bool(row and row[0])
+    row = connection.execute(query("materialize", "keys_as_indexed"), parameters).fetchone()
+    return row[0] if row else ()

@@ -32,7 +32,7 @@ def read_spine(path: Path, join_keys: Sequence[str]) -> Spine:
     Raises:
         InputFileError: the file can't be read, lacks a column, or holds a time or an id that can't be read.
     """
-    table = _read(path)
+    table = _read(path, ("entity_id", *join_keys))
     event_column = next((name for name in EVENT_NAMES if name in table.column_names), None)
     if event_column is None:
         raise InputFileError(f"{path} has no event_timestamp column; columns: {', '.join(table.column_names)}")
@@ -42,7 +42,7 @@ def read_spine(path: Path, join_keys: Sequence[str]) -> Spine:
     return Spine(_with_row_numbers(table), columns, event_column)
 
 
-def _read(path: Path) -> pa.Table:
+def _read(path: Path, text_columns: Sequence[str]) -> pa.Table:
     import pyarrow as pa  # 0.3 s, and only work on files needs it
     import pyarrow.csv
     import pyarrow.parquet
@@ -54,7 +54,9 @@ def _read(path: Path) -> pa.Table:
             raise InputFileError(f"{path} is empty; a spine needs entity_id and event_timestamp")
         if magic == b"PAR1":
             return pyarrow.parquet.read_table(path)
-        return pyarrow.csv.read_csv(path)
+        # Left to itself, Arrow reads the symbol 005930 as a number.
+        options = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(text_columns, pa.string()))
+        return pyarrow.csv.read_csv(path, convert_options=options)
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise InputFileError(f"{path} is neither CSV nor Parquet: {' '.join(str(error).split())}") from error
     except OSError as error:
@@ -71,13 +73,12 @@ def _with_times(table: pa.Table, column: str, path: Path) -> pa.Table:
         times = values.cast(pa.timestamp("us", tz=values.type.tz), safe=False)
         times = times.cast(wanted) if values.type.tz else times.cast(pa.int64()).cast(pa.timestamp("us")).cast(wanted)
     else:
-        if not (
-            pa.types.is_string(values.type) or pa.types.is_large_string(values.type) or pa.types.is_date(values.type)
-        ):
+        readable = (pa.types.is_string, pa.types.is_large_string, pa.types.is_date, pa.types.is_null)
+        if not any(is_kind(values.type) for is_kind in readable):
             raise InputFileError(f"{path}: {column} holds {values.type}, not times; write ISO 8601")
         text = values.cast(pa.string()).to_pandas()
         parsed = pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce")
-        bad = text[parsed.isna() & text.notna()]
+        bad = text[parsed.isna() & text.notna() & (text != "")]
         if len(bad):
             raise InputFileError(f"{path}: {column} '{bad.iloc[0]}' in row {bad.index[0] + 1} is not ISO 8601")
         times = pa.chunked_array([pa.Array.from_pandas(parsed.dt.as_unit("us"), type=wanted)])
@@ -87,6 +88,9 @@ def _with_times(table: pa.Table, column: str, path: Path) -> pa.Table:
 def _with_keys(table: pa.Table, join_keys: Sequence[str], path: Path) -> pa.Table:
     import pyarrow as pa
 
+    for index, name in enumerate(table.column_names):
+        if name in join_keys:
+            table = table.set_column(index, name, _as_text(table.column(index)))
     missing = [key for key in join_keys if key not in table.column_names]
     if not missing:
         return table
@@ -94,7 +98,7 @@ def _with_keys(table: pa.Table, join_keys: Sequence[str], path: Path) -> pa.Tabl
         raise InputFileError(
             f"{path} has neither entity_id nor {' and '.join(missing)}; columns: {', '.join(table.column_names)}"
         )
-    ids = table.column("entity_id").cast(pa.string()).dictionary_encode().combine_chunks()
+    ids = _as_text(table.column("entity_id")).dictionary_encode().combine_chunks()
     try:
         entities = [None if text is None else parse_entity_id(text) for text in ids.dictionary.to_pylist()]
     except InvalidEntityId as error:
@@ -103,6 +107,15 @@ def _with_keys(table: pa.Table, join_keys: Sequence[str], path: Path) -> pa.Tabl
         values = pa.array([getattr(entity, key) if entity else None for entity in entities], pa.string())
         table = table.append_column(key, values.take(ids.indices))
     return table
+
+
+def _as_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return keys as PostgreSQL compares them: text, and null where a CSV has a blank cell."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    text = values.cast(pa.string())
+    return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
 
 
 def _with_row_numbers(table: pa.Table) -> pa.Table:

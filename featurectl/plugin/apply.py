@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+import psycopg
+from psycopg import sql
+
 from featurectl import __version__
 from featurectl.core import catalog as catalogs
-from featurectl.core import schema
+from featurectl.core import schema, sources
 from featurectl.core.db import Connection, Database
 from featurectl.core.locks import lock
 from featurectl.core.schema import Change
@@ -123,23 +126,46 @@ def _drops(connection: Connection, published: catalogs.Catalog | None, wanted: s
 
 
 def _check_sources(connection: Connection, definitions: Definitions) -> None:
-    """Refuse a view over a table of the user's own that lacks one of its columns.
+    """Refuse a view over a table or query of the user's own that can't be read, or lacks one of its columns.
 
     Raises:
         DefinitionError: names the file, the field and the columns there are.
     """
     by_name = {view.name: view for view in definitions.contents.feature_views}
     for view in definitions.catalog.views:
-        if view.computed_from or not view.source_table or view.source_table.count(".") != 1 or '"' in view.source_table:
+        if view.computed_from:
             continue
-        columns = schema.columns_of(connection, view.source_table)
-        place = definitions.file_of(by_name[view.name])
-        if not columns:
-            raise DefinitionError(f"{place}: view '{view.name}': its source table {view.source_table} does not exist")
+        place = f"{definitions.file_of(by_name[view.name])}: view '{view.name}'"
+        columns = _source_columns(connection, view, place)
         needed = [*view.join_keys, view.timestamp_column, *([view.created_column] if view.created_column else [])]
         for name in needed + [field.source_column for field in view.fields]:
             if name not in columns:
                 raise DefinitionError(
-                    f"{place}: view '{view.name}' needs column '{name}', which {view.source_table} does not have; "
+                    f"{place} needs column '{name}', which {view.source_table or 'its query'} does not have; "
                     f"columns: {', '.join(columns)}"
                 )
+        _check_keys(view, columns, definitions.key_types, place)
+
+
+def _check_keys(view: catalogs.View, columns: dict[str, str], key_types: dict[str, str], place: str) -> None:
+    for key in view.join_keys:
+        found = "text" if columns[key] in ("character varying", "character") else columns[key]
+        if found != key_types[key]:
+            raise DefinitionError(
+                f"{place} has join key '{key}', {found} in its source and {key_types[key]} by its entity; "
+                "give the entity the value_type of the column"
+            )
+
+
+def _source_columns(connection: Connection, view: catalogs.View, place: str) -> dict[str, str]:
+    """Return the columns of a view's source and their types."""
+    try:
+        cursor = connection.execute(sql.SQL("SELECT * FROM {} AS s LIMIT 0").format(sources.source(view)))
+    except psycopg.Error as error:
+        reason = error.diag.message_primary
+        if reason is None:
+            raise
+        raise DefinitionError(f"{place} can't read its source: {reason}; correct its table or query") from error
+    types = connection.adapters.types
+    known = {column.name: types.get(column.type_code) for column in cursor.description or ()}
+    return {name: info.regtype if info else "unknown" for name, info in known.items()}

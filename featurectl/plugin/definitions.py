@@ -6,6 +6,7 @@ import ast
 import contextlib
 import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -27,6 +28,8 @@ from featurectl.errors import DefinitionError
 
 RESERVED = ("event_timestamp", "created_timestamp", "source_created_timestamp")
 COMPUTED_SOURCES = ("candles",)
+# A century: beyond it, arithmetic with instants overflows.
+MAX_TTL = timedelta(days=36500)
 
 
 @dataclass(frozen=True)
@@ -107,14 +110,24 @@ def _forget_modules_elsewhere(root: Path) -> None:
 
 
 def _place_of(error: BaseException, root: Path) -> str:
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{_relative(Path(error.filename), root)} line {error.lineno}: "
+    if isinstance(error, SyntaxError):
+        if error.filename:
+            return f"{_relative(Path(error.filename), root)} line {error.lineno}: "
+        return "".join(f"{_relative(path, root)}: " for path in python_files(root) if not _is_python(path))
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
         if Path(frame.filename).is_relative_to(root.resolve())
     ]
     return f"{_relative(Path(frames[-1].filename), root)} line {frames[-1].lineno}: " if frames else ""
+
+
+def _is_python(path: Path) -> bool:
+    try:
+        ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return False
+    return True
 
 
 def _relative(path: Path, root: Path) -> str:
@@ -138,7 +151,7 @@ def _locate(root: Path) -> dict[int, str]:
 
 
 def _assigned_names(path: Path) -> Iterator[str]:
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in ast.parse(path.read_bytes()).body:
         targets = (
             node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
         )
@@ -152,6 +165,15 @@ def _refuse_duplicates(objects: Definitions) -> None:
     _unique("view", views, objects)
     _unique("service", contents.feature_services, objects)
     _unique("source", contents.data_sources, objects)
+    for kind, items in (("view", views), ("service", contents.feature_services)):
+        for item in items:
+            _check_name(f"{objects.file_of(item)}: {kind} '{item.name}'", item.name)
+
+
+def _check_name(owner: str, name: str) -> None:
+    """Refuse a name that the command line and the file formats could not tell from several, or from none."""
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise DefinitionError(f"{owner}: a name is letters, digits, underscores, dots and hyphens; rename it")
 
 
 def _unique(kind: str, items: Iterable[Any], objects: Definitions) -> None:
@@ -202,9 +224,10 @@ def _keys(view: FeatureView, contents: RepoContents, place: str) -> dict[str, st
 
 def _key_types(contents: RepoContents, files: dict[int, str]) -> dict[str, str]:
     return {
-        key: column_type(kind, owner=f"join key '{key}'")
+        key: column_type(kind, owner=f"{place}: join key '{key}' of view '{view.name}'")
         for view in contents.feature_views
-        for key, kind in _keys(view, contents, files.get(id(view), "the definitions")).items()
+        for place in [files.get(id(view), "the definitions")]
+        for key, kind in _keys(view, contents, place).items()
     }
 
 
@@ -218,17 +241,16 @@ def _view(config: Config, view: FeatureView, objects: Definitions) -> catalog.Vi
     computed_from = view.tags.get("computed_from")
     functions = _functions_file(view, place, config.root) if computed_from else None
     keys = tuple(_keys(view, objects.contents, place))
-    online = config.online_store_is_ours and view.online and keys
     built = catalog.View(
         name=view.name,
         join_keys=keys,
-        ttl_seconds=(view.ttl or timedelta(0)).total_seconds(),
+        ttl_seconds=_ttl(view, place).total_seconds(),
         online=bool(view.online),
         source_table=table,
         source_query=text,
         timestamp_column=source.timestamp_field,
         created_column=source.created_timestamp_column or None,
-        online_table=schema.online_table_name(config.project, view.name, config.online_schema) if online else None,
+        online_table=_online_table(config, view, place) if keys else None,
         computed_from=computed_from,
         functions_file=functions,
         description=view.description,
@@ -239,14 +261,34 @@ def _view(config: Config, view: FeatureView, objects: Definitions) -> catalog.Vi
     return catalog.View(**{**{name: getattr(built, name) for name in built.__slots__}, "fields": fields})
 
 
+def _ttl(view: FeatureView, place: str) -> timedelta:
+    ttl: timedelta = view.ttl or timedelta(0)
+    if not timedelta(0) <= ttl <= MAX_TTL:
+        raise DefinitionError(
+            f"{place}: view '{view.name}' has ttl={ttl}; give up to {MAX_TTL.days} days, or timedelta(0) for no limit"
+        )
+    return ttl
+
+
+def _online_table(config: Config, view: FeatureView, place: str) -> str | None:
+    if not (config.online_store_is_ours and view.online):
+        return None
+    try:
+        return schema.online_table_name(config.project, view.name, config.online_schema)
+    except DefinitionError as error:
+        raise DefinitionError(f"{place}: {error}") from None
+
+
 def _functions_file(view: FeatureView, place: str, root: Path) -> str:
     kind = view.tags["computed_from"]
     if kind not in COMPUTED_SOURCES:
         raise DefinitionError(
             f"{place}: view '{view.name}' has computed_from={kind}; choices: {', '.join(COMPUTED_SOURCES)}"
         )
-    directory = Path(place).parent
-    return str(directory / view.tags.get("functions", "indicators.py"))
+    file = view.tags.get("functions", "indicators.py")
+    if not file.endswith(".py"):
+        raise DefinitionError(f"{place}: view '{view.name}' has functions={file}; name a Python file, beside this one")
+    return str(Path(place).parent / file)
 
 
 def _fields(view: FeatureView, built: catalog.View, place: str, root: Path) -> tuple[catalog.Field, ...]:
@@ -275,12 +317,14 @@ def _check_field_names(view: FeatureView, built: catalog.View, place: str) -> No
     seen = set()
     for item in view.features:
         owner = f"{place}: field '{item.name}' of view '{view.name}'"
+        _check_name(owner, item.name)
         if item.name in seen:
             raise DefinitionError(f"{owner} is there twice; rename or remove one")
         if item.name in RESERVED or item.name in built.join_keys:
             raise DefinitionError(f"{owner} has a name that the tables use themselves; rename it")
         if len(item.name.encode()) > schema.MAX_IDENTIFIER_BYTES:
-            raise DefinitionError(f"{owner} is longer than the {schema.MAX_IDENTIFIER_BYTES} bytes PostgreSQL keeps")
+            limit = f"the {schema.MAX_IDENTIFIER_BYTES} bytes PostgreSQL keeps"
+            raise DefinitionError(f"{owner} is longer than {limit}; shorten it")
         seen.add(item.name)
 
 

@@ -131,10 +131,7 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):  # type: ignore[misc]
     ) -> RetrievalJob:
         """Join views to a spine; its rows stay all there, in their order."""
         if entity_df is None:
-            _, end = compute_non_entity_date_range(
-                feature_views, start_date=kwargs.get("start_date"), end_date=kwargs.get("end_date")
-            )
-            entity_df = pd.DataFrame({"event_timestamp": [end]})
+            entity_df = _every_event(feature_views, kwargs.get("start_date"), kwargs.get("end_date"))
         entities = _entities(config, entity_df)
         span = _span(entities)
         contexts = offline_utils.get_feature_view_query_context(feature_refs, feature_views, registry, project, span)
@@ -239,7 +236,8 @@ def _window(event: str, start: datetime | None, end: datetime | None) -> sql.Com
 
 def _entities(config: RepoConfig, entity_df: pd.DataFrame | str) -> _Entities:
     if isinstance(entity_df, str):
-        relation = sql.SQL("({})").format(sql.SQL(entity_df))
+        # On lines of its own: the query may end in a comment.
+        relation = sql.SQL("(\n{}\n)").format(sql.SQL(entity_df.rstrip().removesuffix(";")))
         statement = sql.SQL("SELECT * FROM {} AS spine LIMIT 0").format(relation)
         with arrow.connect(_url(config)) as connection:
             empty = connection.table(statement)
@@ -249,6 +247,33 @@ def _entities(config: RepoConfig, entity_df: pd.DataFrame | str) -> _Entities:
     event = offline_utils.infer_event_timestamp_from_entity_df(_dtypes(entity_df))
     upload = _as_arrow(entity_df, event)
     return _Entities(tuple(entity_df.columns), event, upload, sql.Identifier(SPINE), (ROW,))
+
+
+def _every_event(views: Sequence[FeatureView], start: datetime | None, end: datetime | None) -> str:
+    """Return the query for a spine of the views' own rows: Feast asks for it where it has a window and no entities.
+
+    Raises:
+        UsageError: the views have different keys, so that none of their rows is a row for all of them.
+    """
+    keys = _join_keys(views[0])
+    if any(set(_join_keys(view)) != set(keys) for view in views):
+        listed = "; ".join(f"{view.name}: {', '.join(_join_keys(view))}" for view in views)
+        raise UsageError(f"without entities all views must have the same keys ({listed}); give an entity DataFrame")
+    start, end = compute_non_entity_date_range(list(views), start_date=start, end_date=end)
+    events = [
+        sql.SQL("SELECT {}{} AS event_timestamp FROM {} AS s WHERE {}").format(
+            sql.SQL("").join(sql.SQL("{}, ").format(sources.column(key)) for key in keys),
+            sources.column(view.batch_source.timestamp_field),
+            _from(view.batch_source),
+            _window(view.batch_source.timestamp_field, start, end),
+        )
+        for view in views
+    ]
+    return sql.SQL(" UNION ").join(events).as_string()
+
+
+def _join_keys(view: FeatureView) -> list[str]:
+    return [key for key in view.join_keys if key != DUMMY_ENTITY_ID]
 
 
 def _dtypes(frame: pd.DataFrame) -> dict[str, Any]:

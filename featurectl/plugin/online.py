@@ -17,7 +17,7 @@ from psycopg import sql
 
 from featurectl.core import sources
 from featurectl.core.clock import Clock, system_clock
-from featurectl.core.db import Connection, open_connection, translate
+from featurectl.core.db import Connection, open_connection, translated_errors
 from featurectl.core.queries import query
 from featurectl.core.schema import Change, Column, Table, drop_table, execute, online_table_name, table_changes
 from featurectl.core.value_types import column_type
@@ -176,17 +176,21 @@ class TimescaleOnlineStore(OnlineStore):  # type: ignore[misc]
         changes = [drop_table(_table_name(config, view)) for view in tables]
         self._run(config, lambda connection: execute(connection, changes))
 
+    async def close(self) -> None:
+        """Close the store's connection; what comes next opens another."""
+        if self._connection is not None:
+            self._connection.close()
+
     def _run(self, config: RepoConfig, work: Callable[[Connection], Any]) -> Any:
         """Do work on the store's connection; where that was lost, once more on a new one."""
         fresh = self._connection is None or self._connection.closed
-        try:
+        with translated_errors():
+            try:
+                return work(self._connected(config))
+            except psycopg.OperationalError:
+                if fresh or not (self._connection and self._connection.broken):
+                    raise
             return work(self._connected(config))
-        except psycopg.OperationalError as error:
-            if fresh or not (self._connection and self._connection.broken):
-                raise translate(error) from error
-        except psycopg.Error as error:
-            raise translate(error) from error
-        return work(self._connected(config))
 
     def _connected(self, config: RepoConfig) -> Connection:
         if self._connection is None or self._connection.closed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -209,7 +210,19 @@ def _project(store: FeatureStore) -> Any:
 def feast_store(database: Database) -> Iterator[FeatureStore]:
     """Open the repository as a Feast store, in its directory and with the database's URL in the environment."""
     with environment(database), working_in(database.config.root), translated_errors():
-        yield FeatureStore(repo_path=str(database.config.root))
+        store = FeatureStore(repo_path=str(database.config.root))
+        try:
+            yield store
+        finally:
+            _close(store)
+
+
+def _close(store: FeatureStore) -> None:
+    """Close what was opened of the online store, and of the registry, which has no method for it."""
+    if store._provider is not None:
+        asyncio.run(store.close())
+    if engine := getattr(store._registry, "write_engine", None):
+        engine.dispose()
 
 
 @contextlib.contextmanager

@@ -29,6 +29,21 @@ written AS (
 )
 SELECT (SELECT count(*) FROM newest), (SELECT count(*) FROM written), (SELECT count FROM older);
 
+-- keys_as_indexed --
+-- The order in which an index of a table begins with these columns; no row where none does.
+SELECT first_columns
+FROM (
+    SELECT array_agg(a.attname::text ORDER BY k.position) AS first_columns
+    FROM pg_index i
+    JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(attnum, position) ON k.position <= cardinality(%(columns)s::text[])
+    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+    WHERE i.indrelid = to_regclass(%(table)s) AND i.indisvalid AND i.indpred IS NULL
+    GROUP BY i.indexrelid
+) AS indexes
+WHERE first_columns @> %(columns)s::text[] AND first_columns <@ %(columns)s::text[]
+ORDER BY first_columns <> %(columns)s::text[]
+LIMIT 1;
+
 -- record --
 -- Note a materialization, in its own transaction.
 INSERT INTO featurectl.materializations (

@@ -20,7 +20,7 @@ LEFT JOIN LATERAL (
 (SELECT wanted.entity_id, wanted.symbol, wanted.timeframe, wanted.position, events.event_timestamp
  FROM unnest({entity_ids}::text[], {symbols}::text[], {timeframes}::text[])
       WITH ORDINALITY AS wanted(entity_id, symbol, timeframe, position)
- CROSS JOIN LATERAL ({events}) AS events);
+ CROSS JOIN LATERAL (SELECT DISTINCT e.event_timestamp FROM ({events}) AS e) AS events);
 
 -- events_of_view --
 -- One view's event times for one entity.

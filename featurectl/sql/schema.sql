@@ -33,15 +33,3 @@ JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(attnum, position) ON true
 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
 WHERE i.indrelid = to_regclass(%(table)s) AND i.indisprimary
 ORDER BY k.position;
-
--- index_starts_with --
--- Tell whether an index of a table begins with these columns, whatever their order among themselves.
-SELECT coalesce(bool_or(first_columns @> %(columns)s::name[] AND first_columns <@ %(columns)s::name[]), false)
-FROM (
-    SELECT array_agg(a.attname ORDER BY k.position) AS first_columns
-    FROM pg_index i
-    JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(attnum, position) ON k.position <= cardinality(%(columns)s::name[])
-    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-    WHERE i.indrelid = to_regclass(%(table)s) AND i.indisvalid AND i.indpred IS NULL
-    GROUP BY i.indexrelid
-) AS indexes;

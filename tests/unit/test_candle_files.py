@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from featurectl.core.candles import CandleFile, read_candles
+from featurectl.core.candles import CandleFile, read_candles, write_rejects
 from featurectl.errors import InputFileError, InvalidTime
 
 NOW = datetime(2024, 1, 1, tzinfo=UTC)
@@ -159,8 +159,9 @@ def test_an_unclosed_quote_says_how_much_it_swallowed() -> None:
 
 def test_rejects_are_written_as_csv(tmp_path: Path) -> None:
     target = tmp_path / "rejects.csv"
-    read(CSV + "x,1,1,1,1,1\n").rejects.write_csv(target)
-    assert target.read_text().splitlines()[1] == '4,"unparsable","column \'open_time\': \'x\'","x","1","1","1","1","1"'
+    write_rejects(target, [("a.csv", read(CSV + "x,1,1,1,1,1\n").rejects)])
+    expected = '"a.csv",4,"unparsable","column \'open_time\': \'x\'","x","1","1","1","1","1"'
+    assert target.read_text().splitlines()[1] == expected
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,9 @@ from featurectl.core.candles.filenames import symbol_in_file_name, timeframe_in_
 from featurectl.core.entity import TIMEFRAMES
 from featurectl.errors import InputFileError
 
+# Far above any exchange's names, and far below what an index entry holds.
+MAX_SYMBOL = 100
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -39,7 +42,7 @@ def normalize_symbol(text: str) -> str | None:
     if not pair or pair in {"NULL", "NONE", "NAN"} or (colon and not settlement):
         return None
     symbol = pair + colon + settlement
-    return symbol if symbol.isprintable() else None
+    return symbol if symbol.isprintable() and len(symbol) <= MAX_SYMBOL else None
 
 
 def normalize_timeframe(text: str) -> str | None:
