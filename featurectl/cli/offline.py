@@ -21,14 +21,16 @@ from featurectl.cli.options import (
     split,
 )
 from featurectl.core import offline as core
-from featurectl.core.catalog import Selection, read_catalog
+from featurectl.core.catalog import Catalog, Selection, read_catalog
 from featurectl.core.clock import system_clock
-from featurectl.core.db import Database, open_database
+from featurectl.core.db import open_database
 from featurectl.core.entity import parse_entity_id
 from featurectl.core.times import parse_window
 from featurectl.errors import UsageError
 
 if TYPE_CHECKING:
+    from psycopg import sql
+
     from featurectl.core.arrow import ArrowConnection
     from featurectl.core.spine import Spine
 
@@ -71,17 +73,19 @@ def get_offline(
     entities = [parse_entity_id(text) for text in ids or ()]
     kind = output.choose_format(chosen(format, json), path)
     database = open_database(overrides(context))
-    selections = _selections(database, split(features), service)
-    uploaded = _read_spine(spine, selections) if spine else None
+    with database.connect(read_only=True) as connection:
+        catalog = read_catalog(connection, database.config.project)
+    selections = catalog.select(split(features), service)
+    uploaded = _read_spine(spine, catalog, selections) if spine else None
     from featurectl.core.arrow import open_arrow  # 0.3 s: Arrow and ADBC
 
-    with open_arrow(database) as connection:
+    with open_arrow(database) as arrow:
         if uploaded:
-            statement = _upload(connection, uploaded, selections)
+            statement = _upload(arrow, uploaded, selections)
         else:
             statement = core.window_statement(selections, list(dict.fromkeys(entities)), window)
             diagnostics.note(f"window: {window}")
-        rows = output.emit_batches("get-offline", connection.read(statement), kind, path)
+        rows = output.emit_batches("get-offline", arrow.read(statement), kind, path)
     diagnostics.note(f"{rows} rows{f' in {path}' if path else ''}")
     if not rows:
         diagnostics.warn(
@@ -98,24 +102,20 @@ def _check(ids: list[str] | None, start: str | None, end: str | None, spine: Pat
         raise UsageError("give --start and --end, for example --start -30d --end now")
 
 
-def _selections(database: Database, features: tuple[str, ...], service: str | None) -> tuple[Selection, ...]:
-    with database.connect(read_only=True) as connection:
-        return read_catalog(connection, database.config.project).select(features, service)
-
-
-def _read_spine(path: Path, selections: tuple[Selection, ...]) -> Spine:
+def _read_spine(path: Path, catalog: Catalog, selections: tuple[Selection, ...]) -> Spine:
     from featurectl.core.spine import read_spine
 
     keys = dict.fromkeys(key for chosen in selections for key in chosen.view.join_keys)
-    uploaded = read_spine(path, list(keys))
+    not_text = [entity.join_key for entity in catalog.entities if entity.value_type not in ("STRING", "UNKNOWN")]
+    uploaded = read_spine(path, list(keys), not_text=not_text)
     clash = [name for chosen in selections for name in chosen.features if name in uploaded.columns]
     if clash:
         raise UsageError(f"{path} has a column '{clash[0]}', which is a feature asked for; rename it, or leave it out")
     return uploaded
 
 
-def _upload(connection: ArrowConnection, spine: Spine, selections: tuple[Selection, ...]):  # type: ignore[no-untyped-def]
+def _upload(arrow: ArrowConnection, spine: Spine, selections: tuple[Selection, ...]) -> sql.Composed:
     from featurectl.core.spine import ROW
 
-    connection.ingest(_UPLOADED, spine.table)
+    arrow.ingest(_UPLOADED, spine.table)
     return core.spine_statement(_UPLOADED, spine.columns, spine.event_column, selections, ROW)

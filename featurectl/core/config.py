@@ -18,6 +18,9 @@ DATABASE_VARIABLE = "FEATURECTL_DATABASE_URL"
 EMBEDDED = "embedded"
 ONLINE_STORE = "featurectl.plugin.online.TimescaleOnlineStore"
 
+# Fewer bars, and what Wilder's averages still remember of their start is more than 1e-9 of their value.
+MIN_WARMUP = 400
+
 _VARIABLE = re.compile(r"\$\{(?P<braced>[^}]*)\}|\$(?P<plain>[A-Za-z_]\w*)")
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
@@ -97,7 +100,7 @@ def load_config(overrides: Overrides | None = None) -> Config:
         registry_schema=str(own.get("registry_schema", "feast")),
         connect_timeout=_seconds("FEATURECTL_CONNECT_TIMEOUT", own.get("connect_timeout"), 5, path),
         statement_timeout=_timeout(overrides.timeout, own.get("statement_timeout"), path),
-        warmup_bars=_count("warmup_bars", own.get("warmup_bars", 1000), path),
+        warmup_bars=_count("warmup_bars", own.get("warmup_bars", 1000), path, least=MIN_WARMUP),
     )
 
 
@@ -218,7 +221,7 @@ def _number_of_seconds(source: str, given: Any) -> float:
     return seconds
 
 
-def _count(name: str, value: Any, path: Path) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{path}: featurectl.{name} must be a whole number above 0, not {value!r}")
+def _count(name: str, value: Any, path: Path, *, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{path}: featurectl.{name} must be a whole number of {least} or more, not {value!r}")
     return value

@@ -11,6 +11,7 @@ from psycopg import sql
 from featurectl.core import sources
 from featurectl.core.catalog import Selection, View
 from featurectl.core.entity import EntityId
+from featurectl.core.online import key_of
 from featurectl.core.queries import query
 from featurectl.core.times import Window
 
@@ -100,7 +101,13 @@ def _join(index: int, view: JoinedView, event_column: str) -> sql.Composed:
 
 
 def window_statement(selections: Sequence[Selection], entities: Sequence[EntityId], window: Window) -> sql.Composed:
-    """Return the statement for a training set over a window: one row an entity and event time of any of the views."""
+    """Return the statement for a training set over a window: one row an entity and event time of any of the views.
+
+    Raises:
+        UsageError: a view is keyed by something that entity ids do not give.
+    """
+    for chosen in selections:
+        key_of(chosen.view, entities[0])
     columns = ["entity_id", "symbol", "timeframe", "event_timestamp"]
     spine = query("offline", "spine_of_window").format(
         entity_ids=sql.Literal([str(entity) for entity in entities]),

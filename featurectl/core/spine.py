@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featurectl.core.entity import parse_entity_id
+from featurectl.core.entity import EntityId, parse_entity_id
 from featurectl.errors import InputFileError, InvalidEntityId
 
 if TYPE_CHECKING:
@@ -26,19 +26,22 @@ class Spine:
     event_column: str
 
 
-def read_spine(path: Path, join_keys: Sequence[str]) -> Spine:
+def read_spine(path: Path, join_keys: Sequence[str], *, not_text: Sequence[str] = ()) -> Spine:
     """Read a spine with ``entity_id`` (or the join keys) and ``event_timestamp``; a time without a zone is UTC.
+
+    Keys are text but for those in ``not_text``, which keep the type the file gives them.
 
     Raises:
         InputFileError: the file can't be read, lacks a column, or holds a time or an id that can't be read.
     """
-    table = _read(path, ("entity_id", *join_keys))
+    texts = [key for key in join_keys if key not in not_text]
+    table = _read(path, ("entity_id", *texts))
     event_column = next((name for name in EVENT_NAMES if name in table.column_names), None)
     if event_column is None:
         raise InputFileError(f"{path} has no event_timestamp column; columns: {', '.join(table.column_names)}")
     columns = tuple(table.column_names)
     table = _with_times(table, event_column, path)
-    table = _with_keys(table, join_keys, path)
+    table = _with_keys(_as_texts(table, texts), join_keys, path)
     return Spine(_with_row_numbers(table), columns, event_column)
 
 
@@ -88,13 +91,10 @@ def _with_times(table: pa.Table, column: str, path: Path) -> pa.Table:
 def _with_keys(table: pa.Table, join_keys: Sequence[str], path: Path) -> pa.Table:
     import pyarrow as pa
 
-    for index, name in enumerate(table.column_names):
-        if name in join_keys:
-            table = table.set_column(index, name, _as_text(table.column(index)))
     missing = [key for key in join_keys if key not in table.column_names]
     if not missing:
         return table
-    if "entity_id" not in table.column_names:
+    if "entity_id" not in table.column_names or not set(missing) <= set(EntityId.__slots__):
         raise InputFileError(
             f"{path} has neither entity_id nor {' and '.join(missing)}; columns: {', '.join(table.column_names)}"
         )
@@ -106,6 +106,13 @@ def _with_keys(table: pa.Table, join_keys: Sequence[str], path: Path) -> pa.Tabl
     for key in missing:
         values = pa.array([getattr(entity, key) if entity else None for entity in entities], pa.string())
         table = table.append_column(key, values.take(ids.indices))
+    return table
+
+
+def _as_texts(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    for index, name in enumerate(table.column_names):
+        if name in names:
+            table = table.set_column(index, name, _as_text(table.column(index)))
     return table
 
 

@@ -1,0 +1,161 @@
+"""A market for tests: seeded bars, their way into the database, and whole tables as Python rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from psycopg import sql
+
+from featurectl.core.candles import CandleFile, CandleSeries, Rejects
+from featurectl.core.candles.series import build_series
+from featurectl.core.catalog import Catalog, Selection, View, read_catalog
+from featurectl.core.compute import Computed, Request, compute
+from featurectl.core.db import Connection
+from featurectl.core.entity import TIMEFRAMES
+from featurectl.core.ingest import Merged, merge_candles
+from featurectl.core.schema import table_identifier
+from tests.fix_repository import Repo
+
+HOUR, MICROSECOND = timedelta(hours=1), timedelta(microseconds=1)
+START = datetime(2024, 1, 1, tzinfo=UTC)  # a Monday, so that it is on every timeframe's grid
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+TECHNICAL = "features.technical_indicators"
+VIEW = "technical_indicators_view"
+FEATURES = ("rsi_14", "macd", "ema_20", "bollinger_bands_position", "atr", "volume_sma_ratio")
+PRICE_UNIT = ("macd", "ema_20", "atr")
+
+
+@dataclass(frozen=True)
+class Market:
+    """A repository's database with its catalog, and the core's verbs with their clocks in plain sight."""
+
+    repo: Repo
+    connection: Connection
+    warmup: int = 1000
+    catalog: Catalog = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "catalog", read_catalog(self.connection, "market"))
+
+    @property
+    def view(self) -> View:
+        return self.catalog.view(VIEW)
+
+    def ingest(self, *series: CandleSeries, now: datetime) -> list[Merged]:
+        return merge_candles(self.connection, candle_file(*series), now=now)
+
+    def compute(self, *, now: datetime, **request: Any) -> list[Computed]:
+        return compute(
+            self.connection, self.catalog, Request(**request), root=self.repo.root, warmup=self.warmup, now=now
+        )
+
+    def features(self, symbol: str = "BTCUSDT", timeframe: str = "1h") -> dict[datetime, dict[str, float | None]]:
+        """Return the features of a series by event time."""
+        statement = f"SELECT event_timestamp, {', '.join(FEATURES)} FROM {TECHNICAL}"
+        rows = self.connection.execute(
+            f"{statement} WHERE symbol = %s AND timeframe = %s ORDER BY event_timestamp".encode(), (symbol, timeframe)
+        )
+        return {event: dict(zip(FEATURES, values, strict=True)) for event, *values in rows}
+
+
+def candle_file(*series: CandleSeries) -> CandleFile:
+    """Return what reading a file with these series, and nothing else, gives."""
+    rejects = Rejects({}, pa.table({"row": [], "reason": [], "detail": []}))
+    return CandleFile("-", "generic", sum(map(len, series)), series, rejects, (), 0, 0, 0)
+
+
+def bars(
+    closes: Sequence[float],
+    *,
+    symbol: str = "BTCUSDT",
+    timeframe: str = "1h",
+    start: datetime = START,
+    volume: float | Sequence[float] = 10.0,
+    spread: float | Sequence[float] = 1.0,
+) -> CandleSeries:
+    """Return consecutive bars that open where they close, ``spread`` below the high and above the low."""
+    close = np.asarray(closes, dtype=np.float64)
+    values = {
+        "open": close,
+        "high": close + spread,
+        "low": close - spread,
+        "close": close,
+        "volume": np.broadcast_to(np.asarray(volume, dtype=np.float64), close.shape),
+    }
+    step = TIMEFRAMES[timeframe] // MICROSECOND
+    opens = (start - EPOCH) // MICROSECOND + step * np.arange(len(close), dtype=np.int64)
+    return build_series(symbol, timeframe, opens, values, np.arange(len(close)))
+
+
+def random_bars(random: np.random.Generator, count: int, **options: Any) -> CandleSeries:
+    """Return a market that drifts and jumps, whose volume is at times nothing."""
+    moves = random.normal(0, 0.01, count) * random.choice([0.2, 1, 5], count, p=[0.3, 0.6, 0.1])
+    closes = 100 * np.exp(np.cumsum(moves))
+    volume = random.gamma(2, 50, count) * (random.random(count) > 0.03)
+    return bars(closes, volume=volume, spread=closes * random.gamma(2, 0.002, count), **options)
+
+
+def take(series: CandleSeries, rows: Iterable[int]) -> CandleSeries:
+    """Return the bars at these places, oldest first."""
+    order = np.array(sorted(rows), dtype=np.int64)
+    values = {name: getattr(series, name) for name in ("open", "high", "low", "close", "volume")}
+    return build_series(series.symbol, series.timeframe, series.open_time, values, order)
+
+
+def corrected(series: CandleSeries, random: np.random.Generator) -> CandleSeries:
+    """Return the same bars with other prices and volumes."""
+    factor = random.uniform(0.8, 1.25, len(series))
+    names = ("open", "high", "low", "close", "volume")
+    return replace(series, **{name: getattr(series, name) * factor for name in names})
+
+
+def named(series: CandleSeries, symbol: str) -> CandleSeries:
+    return replace(series, symbol=symbol)
+
+
+def close_of(series: CandleSeries, row: int) -> datetime:
+    """Return when a bar closes."""
+    return EPOCH + int(series.open_time[row]) * MICROSECOND + TIMEFRAMES[series.timeframe]
+
+
+def closed_at(series: CandleSeries) -> list[datetime]:
+    return [close_of(series, row) for row in range(len(series))]
+
+
+def whole_table(connection: Connection, table: str) -> list[tuple[Any, ...]]:
+    """Return every column of every row, in an order that depends on the rows only."""
+    statement = sql.SQL("SELECT * FROM {} AS t ORDER BY t::text").format(table_identifier(table))
+    return connection.execute(statement).fetchall()
+
+
+def largest_deviation(
+    found: Mapping[datetime, Mapping[str, float | None]], wanted: Mapping[datetime, Mapping[str, float | None]]
+) -> float:
+    """Return the largest relative difference; features in units of price are measured against the EMA.
+
+    The rows and the places of nulls must be the same.
+    """
+    assert found.keys() == wanted.keys()
+    largest = 0.0
+    for event, row in wanted.items():
+        for name, value in row.items():
+            other = found[event][name]
+            assert (value is None) == (other is None), (event, name, value, other)
+            if value is None or other is None:
+                continue
+            assert math.isfinite(value) and math.isfinite(other), (event, name)
+            # Where the MACD crosses zero, or a band is thin, only the scale it comes from says what is small.
+            scale = max(abs(value), abs(other), 1e-3 * (row["ema_20"] or 0) if name in PRICE_UNIT else 1e-3)
+            largest = max(largest, abs(value - other) / scale)
+    return largest
+
+
+def select(view: View, *features: str) -> Selection:
+    """Return these features of a view, or all of them."""
+    return Selection(view, features or tuple(field.name for field in view.fields))
