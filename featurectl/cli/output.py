@@ -23,6 +23,8 @@ from featurectl.errors import OutputFileError, UsageError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from featurectl.core.arrow import Batches
+
 FORMAT_VERSION = 1
 
 
@@ -81,44 +83,44 @@ def emit(report: Report, format: Format | None = None, path: Path | None = None)
 PREVIEW_ROWS = 20
 
 
-def emit_batches(command: str, reader: pa.RecordBatchReader, kind: Format, path: Path | None) -> int:
+def emit_batches(command: str, batches: Batches, kind: Format, path: Path | None) -> int:
     """Write Arrow batches as they arrive; a table shows the first rows only. Returns the number of rows."""
     import pyarrow as pa
 
     writer = {Format.PARQUET: _batches_parquet, Format.CSV: _batches_csv}.get(kind)
     if writer is None:
-        return _batches_whole(command, reader, kind, path)
+        return _batches_whole(command, batches, kind, path)
     try:
         with atomic_file(path) if path else _stdout() as handle:
-            return writer(reader, handle)
+            return writer(batches, handle)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UsageError(f"{kind} can't hold every column of the result ({error}); choose another format") from error
 
 
-def _batches_parquet(reader: pa.RecordBatchReader, sink: IO[bytes]) -> int:
+def _batches_parquet(batches: Batches, sink: IO[bytes]) -> int:
     import pyarrow.parquet as pq
 
-    with pq.ParquetWriter(sink, reader.schema) as writer:
-        return _each_batch(reader, writer.write_batch)
+    with pq.ParquetWriter(sink, batches.schema) as writer:
+        return _each_batch(batches, writer.write_batch)
 
 
-def _batches_csv(reader: pa.RecordBatchReader, sink: IO[bytes]) -> int:
+def _batches_csv(batches: Batches, sink: IO[bytes]) -> int:
     import pyarrow.csv
 
-    with pyarrow.csv.CSVWriter(sink, reader.schema) as writer:
-        return _each_batch(reader, writer.write_batch)
+    with pyarrow.csv.CSVWriter(sink, batches.schema) as writer:
+        return _each_batch(batches, writer.write_batch)
 
 
-def _each_batch(reader: pa.RecordBatchReader, write_batch: Callable[[pa.RecordBatch], None]) -> int:
+def _each_batch(batches: Batches, write_batch: Callable[[pa.RecordBatch], None]) -> int:
     rows = 0
-    for batch in reader:
+    for batch in batches:
         write_batch(batch)
         rows += batch.num_rows
     return rows
 
 
-def _batches_whole(command: str, reader: pa.RecordBatchReader, kind: Format, path: Path | None) -> int:
-    table = reader.read_all()
+def _batches_whole(command: str, batches: Batches, kind: Format, path: Path | None) -> int:
+    table = batches.table()
     if kind is Format.JSON:
         report = Report(command, {"rows": table.to_pylist()}, table.column_names, [])
     else:

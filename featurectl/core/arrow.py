@@ -16,6 +16,33 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+class Batches:
+    """A query's result as it arrives. Read it before its connection closes."""
+
+    def __init__(self, reader: pa.RecordBatchReader) -> None:
+        self._reader = reader
+        self.schema: pa.Schema = reader.schema
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        batches = iter(self._reader)
+        while True:
+            try:
+                batch = next(batches, None)
+            except (pa.ArrowException, OSError) as error:
+                raise DatabaseUnreachable(f"the database: {_reason(error)}; run the command again") from error
+            if batch is None:
+                return
+            yield batch
+
+    def table(self) -> pa.Table:
+        """Return the whole result."""
+        import pyarrow as pa
+
+        return pa.Table.from_batches(list(self), self.schema)
+
+
 class ArrowConnection:
     """An ADBC connection in autocommit mode. Temporary tables live as long as it does."""
 
@@ -24,18 +51,17 @@ class ArrowConnection:
         # A cursor that goes away takes the stream it feeds with it.
         self._cursors: list[Any] = []
 
-    def read(self, statement: sql.Composable) -> pa.RecordBatchReader:
-        """Run a query and return its batches as they arrive; read them before the connection closes."""
+    def read(self, statement: sql.Composable) -> Batches:
+        """Run a query and return its batches as they arrive."""
         cursor = self._connection.cursor()
         self._cursors.append(cursor)
         with translated_errors():
             cursor.execute(statement.as_string())
-            return cursor.fetch_record_batch()
+            return Batches(cursor.fetch_record_batch())
 
     def table(self, statement: sql.Composable) -> pa.Table:
         """Run a query and return the whole result."""
-        with translated_errors():
-            return self.read(statement).read_all()
+        return self.read(statement).table()
 
     def ingest(self, name: str, data: pa.Table) -> None:
         """Create a temporary table that holds ``data``, and let the planner know its size."""

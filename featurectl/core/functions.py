@@ -115,6 +115,11 @@ def _feature_function(module: ModuleType, name: str, shown: str) -> FeatureFunct
     if not inspect.isfunction(function):
         raise DefinitionError(f"{shown}: field '{name}' has no function; write `def {name}(close): …` there")
     parameters = inspect.signature(function).parameters.values()
+    for parameter in parameters:
+        if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            raise DefinitionError(
+                f"{shown}: {name} has parameter '{parameter}'; write plain ones, each named as its input"
+            )
     inputs = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
     return FeatureFunction(name, tuple(inputs), function)
 

@@ -63,8 +63,11 @@ def online_table_name(project: str, view: str, schema: str = "online") -> str:
     """Return the name of a view's online table.
 
     Raises:
-        DefinitionError: PostgreSQL would cut the name.
+        DefinitionError: PostgreSQL would cut the name, or another project may have the same one.
     """
+    # Otherwise the view a__b of project p and the view b of project p__a would share a table.
+    if "__" in project or project.endswith("_"):
+        raise DefinitionError(f"project '{project}' holds a double or final underscore; rename it")
     name = f"{project}__{view}"
     if len(name.encode()) > MAX_IDENTIFIER_BYTES:
         raise DefinitionError(

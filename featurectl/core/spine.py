@@ -35,7 +35,7 @@ def read_spine(path: Path, join_keys: Sequence[str], *, not_text: Sequence[str] 
         InputFileError: the file can't be read, lacks a column, or holds a time or an id that can't be read.
     """
     texts = [key for key in join_keys if key not in not_text]
-    table = _read(path, ("entity_id", *texts))
+    table = _checked(_read(path, ("entity_id", *texts)), path)
     event_column = next((name for name in EVENT_NAMES if name in table.column_names), None)
     if event_column is None:
         raise InputFileError(f"{path} has no event_timestamp column; columns: {', '.join(table.column_names)}")
@@ -56,7 +56,7 @@ def _read(path: Path, text_columns: Sequence[str]) -> pa.Table:
         if not magic:
             raise InputFileError(f"{path} is empty; a spine needs entity_id and event_timestamp")
         if magic == b"PAR1":
-            return pyarrow.parquet.read_table(path)
+            return pyarrow.parquet.ParquetFile(path).read()
         # Left to itself, Arrow reads the symbol 005930 as a number.
         options = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(text_columns, pa.string()))
         return pyarrow.csv.read_csv(path, convert_options=options)
@@ -64,6 +64,38 @@ def _read(path: Path, text_columns: Sequence[str]) -> pa.Table:
         raise InputFileError(f"{path} is neither CSV nor Parquet: {' '.join(str(error).split())}") from error
     except OSError as error:
         raise InputFileError(f"{path} can't be read: {error.strerror or error}") from error
+
+
+def _checked(table: pa.Table, path: Path) -> pa.Table:
+    """Refuse columns that a temporary table can't hold as they are.
+
+    Raises:
+        InputFileError: names the column.
+    """
+    import pyarrow as pa
+
+    names = table.column_names
+    for column in table.schema:
+        if not column.name or column.name == ROW or "\x00" in column.name:
+            raise InputFileError(f"{path}: a column is called '{column.name!r}'; rename it, or leave it out")
+        if names.count(column.name) > 1:
+            raise InputFileError(f"{path} has two columns '{column.name}'; rename or leave out one")
+        if pa.types.is_nested(column.type) or pa.types.is_uint64(column.type) or pa.types.is_dictionary(column.type):
+            table = _flattened(table, column.name, path)
+    return table
+
+
+def _flattened(table: pa.Table, name: str, path: Path) -> pa.Table:
+    import pyarrow as pa
+
+    values = table.column(name)
+    wanted = values.type.value_type if pa.types.is_dictionary(values.type) else pa.int64()
+    try:
+        return table.set_column(table.column_names.index(name), name, values.cast(wanted))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise InputFileError(
+            f"{path}: column '{name}' holds {values.type}, which the database can't take; leave it out, or convert it"
+        ) from error
 
 
 def _with_times(table: pa.Table, column: str, path: Path) -> pa.Table:

@@ -386,3 +386,33 @@ def test_a_join_walks_an_index_of_the_history(market: Market) -> None:
     plan = market.connection.execute(sql.SQL("EXPLAIN (COSTS OFF) {}").format(statement)).fetchall()
     text = "\n".join(line for (line,) in plan)
     assert "Index Scan Backward" in text and "Seq Scan on technical_indicators" not in text, text
+
+
+def test_spine_columns_the_database_can_not_take_are_named(tmp_path: Path) -> None:
+    times = pa.array([datetime(2024, 1, 1, tzinfo=UTC)])
+    cases = {
+        "column 'more' holds list": {"more": pa.array([[1]])},
+        "column 'more' holds uint64": {"more": pa.array([2**63 + 1], pa.uint64())},
+        "two columns 'more'": {"more": pa.array([1]), "more ": pa.array([1])},
+        "a column is called": {ROW: pa.array([1])},
+    }
+    for message, columns in cases.items():
+        table = pa.table({"entity_id": ["BTCUSDT_1h"], "event_timestamp": times, **columns})
+        table = table.rename_columns([name.strip() for name in table.column_names])
+        pyarrow.parquet.write_table(table, tmp_path / "spine.parquet")
+        with pytest.raises(InputFileError, match=message):
+            read_spine(tmp_path / "spine.parquet", ["symbol", "timeframe"])
+
+
+def test_spine_columns_that_fit_another_type_are_converted(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "entity_id": pa.array(["BTCUSDT_1h"]).dictionary_encode(),
+            "event_timestamp": ["2024-01-01"],
+            "count": pa.array([7], pa.uint64()),
+        }
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "spine.parquet")
+    read = read_spine(tmp_path / "spine.parquet", ["symbol", "timeframe"]).table
+    assert read.column("count").to_pylist() == [7]
+    assert read.column("symbol").to_pylist() == ["BTCUSDT"]

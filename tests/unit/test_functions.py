@@ -105,7 +105,7 @@ def test_a_function_cannot_change_what_the_next_one_reads(tmp_path: Path) -> Non
         ("f = 1", ["f"], "field 'f' has no function"),
         ("def f(closing): ...", ["f"], "f needs 'closing', which is neither a candle column .*close.* nor a field"),
         ("def f(g): ...\ndef g(close): ...", ["f"], "f needs 'g', which is neither"),
-        ("def f(*columns): ...", ["f"], "f needs 'columns'"),
+        ("def f(*columns): ...", ["f"], r"f has parameter '\*columns'"),
         ("def f(g): ...\ndef g(f): ...", ["f", "g"], "features need each other in a circle: (f -> g -> f|g -> f -> g)"),
         ("def f(f): ...", ["f"], "in a circle: f -> f"),
         ("def f(:", ["f"], "indicators.py can't be imported: SyntaxError: line 1: "),
@@ -135,3 +135,9 @@ def test_the_default_definitions_load() -> None:
     functions = load_functions(CHECKOUT / "feature_repo" / "indicators.py", names, root=CHECKOUT)
     assert functions.file == "feature_repo/indicators.py"
     assert all(feature.description for feature in functions.ordered)
+
+
+@pytest.mark.parametrize("parameters", ["*close", "**columns", "close, *, high"])
+def test_parameters_that_are_no_plain_inputs_are_refused(tmp_path: Path, parameters: str) -> None:
+    with pytest.raises(DefinitionError, match=r"f has parameter '.*'; write plain ones"):
+        load(tmp_path, f"def f({parameters}): return 1", "f")
