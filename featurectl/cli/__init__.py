@@ -6,10 +6,15 @@ import os
 import signal
 import sys
 
+# One URL says where the database is and we say how to talk to it; these would change either behind its back.
+_DIVERTING = ("PGHOSTADDR", "PGSERVICE", "PGSERVICEFILE", "PGOPTIONS", "PGTZ", "PGDATESTYLE", "PGCLIENTENCODING")
+
 
 def main() -> None:
     """Run the command line; the console script's entry point."""
     _open_closed_streams()
+    for name in _DIVERTING:
+        os.environ.pop(name, None)
     try:
         signal.signal(signal.SIGTERM, _interrupt)
         from featurectl.cli.app import app

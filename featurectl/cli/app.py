@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from featurectl import __version__
 from featurectl.cli import diagnostics
+from featurectl.cli.common import common_options
 from featurectl.errors import FeaturectlError, UsageError
 
 INTERNAL_ERROR = 70
@@ -50,6 +51,10 @@ COMMANDS = {
 
 class RootGroup(TyperGroup):
     """Imports a command when it is called, and turns every error into one line and an exit code."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.params.extend(common_options())
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -164,9 +169,6 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def root(
-    context: typer.Context,
-    repo: Annotated[str | None, typer.Option("-C", "--repo", metavar="DIR", help="The repository.")] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
@@ -176,12 +178,6 @@ def root(
     Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 findings, 2 usage or configuration,
     3 database unreachable, 4 lock held, 5 partly done, 6 degraded under --strict, 130 interrupted.
     """
-    from pathlib import Path
-
-    from featurectl.core.config import Overrides
-
-    diagnostics.debug = debug
-    context.meta["featurectl.overrides"] = Overrides(repo=Path(repo) if repo else None)
 
 
 def new_app(**settings: Any) -> typer.Typer:

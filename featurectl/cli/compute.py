@@ -42,7 +42,8 @@ def compute(
 ) -> None:
     """Compute features from bars that are new or changed.
 
-    A corrected bar recomputes the bars it influences, to the length of the warm-up, also those after --end.
+    A corrected bar recomputes the bars it influences, to the length of the warm-up, also those after --end; changed
+    functions recompute everything. Times are ISO 8601 (UTC without a zone) or relative: -7d, now.
 
     Example: featurectl compute
 
@@ -63,6 +64,8 @@ def compute(
             now=now,
             on_series=lambda done, total, entity: progress(done, total, str(entity)),
         )
+    if start or end:
+        diagnostics.note(f"window: {window}")
     output.emit(_report(results), chosen(format, json), path)
     if not results:
         diagnostics.warn("there are no candles; bring some in with `featurectl ingest candles FILE`")

@@ -43,9 +43,8 @@ def plan(
     diagnostics.note(f"executed: {', '.join(planned.files)}")
     for loss in planned.drops:
         diagnostics.warn(f"{loss}: apply does it with --allow-drop only")
-    diagnostics.note(
-        f"{planned.changes} changes; `featurectl apply` makes them" if planned.changes else "nothing to change"
-    )
+    makes = "`featurectl apply --allow-drop`" if planned.drops else "`featurectl apply`"
+    diagnostics.note(f"{planned.changes} changes; {makes} makes them" if planned.changes else "nothing to change")
     if detailed_exitcode and planned.changes:
         raise typer.Exit(1)
 

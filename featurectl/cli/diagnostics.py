@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from typing import Protocol
 from featurectl.core.redact import redact
 
 _COLOURS = {"error": "31", "warning": "33", "note": "2"}
+
+SECONDS_BETWEEN_LINES = 5.0
 
 quiet = False
 debug = False
@@ -54,9 +57,12 @@ class Progress(Protocol):
 
 @contextmanager
 def progress(title: str) -> Iterator[Progress]:
-    """Show a bar on a terminal, and nothing else elsewhere: each job logs its own lines."""
-    if quiet or not sys.stderr.isatty():
+    """Show a bar on a terminal; elsewhere, for a job that takes long, a line now and then."""
+    if quiet:
         yield lambda done, total, label: None
+        return
+    if not sys.stderr.isatty():
+        yield _log_lines(title)
         return
     from rich.console import Console  # 0.1 s, and only on a terminal
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -66,6 +72,18 @@ def progress(title: str) -> Iterator[Progress]:
     with Bar(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None, label="")
         yield lambda done, total, label: bar.update(task, completed=done, total=total, label=label)
+
+
+def _log_lines(title: str) -> Progress:
+    said = time.monotonic()
+
+    def log(done: int, total: int, label: str) -> None:
+        nonlocal said
+        if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            note(f"{title}: {done} of {total} done, at {label}")
+
+    return log
 
 
 def _write(text: str, kind: str = "") -> None:

@@ -13,7 +13,7 @@ from featurectl.cli import diagnostics
 from featurectl.cli.app import new_app
 from featurectl.cli.options import Command, overrides
 from featurectl.core import schema
-from featurectl.core.config import DATABASE_VARIABLE
+from featurectl.core.config import DATABASE_VARIABLE, REGISTRY_SCHEMA
 from featurectl.core.db import Database, open_database
 
 app = new_app()
@@ -47,4 +47,4 @@ def feast(
 def _prepare(database: Database) -> None:
     """Make the registry's schema: Feast makes tables, but no schema."""
     with database.connect() as connection:
-        schema.create_schema(connection, database.config.registry_schema)
+        schema.execute(connection, schema.schema_changes(connection, REGISTRY_SCHEMA))

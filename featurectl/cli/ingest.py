@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,7 @@ from featurectl.cli.options import Command, FormatOption, JsonOption, OutputOpti
 from featurectl.core.clock import system_clock
 from featurectl.core.db import Connection, open_database
 from featurectl.core.times import iso, parse_time
-from featurectl.errors import FeaturectlError, InputFileError, PartlyDone
+from featurectl.errors import FeaturectlError, InputFileError, PartlyDone, UsageError
 
 if TYPE_CHECKING:
     from featurectl.core.candles import CandleFile
@@ -55,7 +55,11 @@ def candles(
     ] = None,
     closed_before: Annotated[
         str | None,
-        typer.Option("--closed-before", metavar="TIME", help="Refuse bars still open at TIME. Default: now."),
+        typer.Option(
+            "--closed-before",
+            metavar="TIME",
+            help="Refuse bars still open at TIME. Default: now, and when the file was written.",
+        ),
     ] = None,
     drop_last: Annotated[
         bool, typer.Option("--drop-last", help="Leave out each file's newest bar, open when it was downloaded.")
@@ -66,23 +70,29 @@ def candles(
 ) -> None:
     """Read candle files: generic headers, Binance klines, CryptoDataDownload, freqtrade and ccxt.
 
-    Symbol and timeframe come from the options, the columns or the file's name. A file is written whole or not at all;
-    reading it again changes nothing.
+    Symbol and timeframe come from the options, the columns or the file's name. A file is written whole or not at
+    all; reading it again changes nothing. A bar that was open when the file was written is left out.
+    --closed-before is ISO 8601 (UTC without a zone) or relative: -2h.
 
     Example: featurectl ingest candles BTCUSDT_1h.csv.gz --drop-last --rejects rejects.csv
     """
     now = system_clock()
     limit = parse_time(closed_before, now=now) if closed_before else now
+    if limit > now:
+        raise UsageError(
+            f"--closed-before {iso(limit)} is in the future: bars that close later than now are still open"
+        )
     database = open_database(overrides(context))
     results: list[_Ingested] = []
     with database.connect() as connection, diagnostics.progress("ingest") as progress:
         for index, name in enumerate(files):
             progress(index, len(files), Path(name).name)
-            results.append(_ingest(connection, name, symbol, timeframe, limit, drop_last, now))
+            written_at = None if closed_before else _written_at(name)
+            results.append(_ingest(connection, name, symbol, timeframe, limit, written_at, drop_last, now))
     if rejects:
         _write_rejects(rejects, results)
     _explain(results, rejects)
-    if any(one.merged for one in results):
+    if any(one.file and not (one.file.faults and not one.merged) for one in results):
         output.emit(_report(results), chosen(format, json), path)
     _finish(results)
 
@@ -93,6 +103,7 @@ def _ingest(
     symbol: str | None,
     timeframe: str | None,
     limit: datetime,
+    written_at: datetime | None,
     drop_last: bool,
     now: datetime,
 ) -> _Ingested:
@@ -102,11 +113,23 @@ def _ingest(
     try:
         source = sys.stdin.buffer if name == "-" else name
         file = read_candles(
-            source, name=name, symbol=symbol, timeframe=timeframe, closed_before=limit, drop_last=drop_last
+            source,
+            name=name,
+            symbol=symbol,
+            timeframe=timeframe,
+            closed_before=limit,
+            written_at=written_at,
+            drop_last=drop_last,
         )
         return _Ingested(name, file, merge_candles(connection, file, now=now))
     except InputFileError as error:
         return _Ingested(name, None, [], error)
+
+
+def _written_at(name: str) -> datetime | None:
+    """Return when a file was last written; nothing for a pipe or what is not there."""
+    path = Path(name)
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC) if name != "-" and path.is_file() else None
 
 
 def _write_rejects(path: Path, results: list[_Ingested]) -> None:
@@ -206,7 +229,7 @@ def _count(number: int, noun: str) -> str:
 
 def _finish(results: list[_Ingested]) -> None:
     """Leave with the error of a single file, or say how many of several failed."""
-    failed = [one for one in results if one.error or not one.merged]
+    failed = [one for one in results if one.error or (one.file and one.file.faults and not one.merged)]
     if not failed:
         return
     errors = [

@@ -45,7 +45,8 @@ def get_online(
 ) -> None:
     """Read features as they are now, or as of an instant.
 
-    A value older than its view's TTL is withheld with status OUTSIDE_MAX_AGE.
+    A value older than its view's TTL is withheld with status OUTSIDE_MAX_AGE. A time is ISO 8601 (UTC without a zone)
+    or relative: -2h.
 
     Example: featurectl get-online BTCUSDT_1h ETHUSDT_1h -f rsi_14,macd
     """
@@ -56,7 +57,9 @@ def get_online(
     with database.connect(read_only=True) as connection:
         catalog = read_catalog(connection, database.config.project)
         selections = catalog.select(split(features), service, online=True)
-        rows = read_online(connection, selections, entities, as_of=instant, allow_stale=allow_stale)
+        rows = read_online(
+            connection, selections, entities, as_of=instant, history=bool(as_of), allow_stale=allow_stale
+        )
     output.emit(_report(rows, selections, iso(instant), allow_stale), chosen(format, json), path)
     _explain(rows, allow_stale)
 
@@ -143,7 +146,7 @@ def _explain(rows: list[EntityFeatures], allow_stale: bool) -> None:
         for view in row.views:
             if view.event_timestamp is None:
                 diagnostics.warn(
-                    f"{row.entity}: {view.view} has no row; compute and materialize it, or check the id "
+                    f"{row.entity}: {view.view} has no row; compute and materialize it, or check the id{_hint(row)} "
                     "(`featurectl entities symbol` lists the symbols)"
                 )
             elif view.stale and view.age and view.ttl:
@@ -152,3 +155,8 @@ def _explain(rows: list[EntityFeatures], allow_stale: bool) -> None:
                     f"{row.entity}: {view.view} is {duration(view.age)} old, past its TTL of {duration(view.ttl)}: "
                     f"{served}, --as-of {iso(view.event_timestamp)} asks for that time"
                 )
+
+
+def _hint(row: EntityFeatures) -> str:
+    upper = row.entity.symbol.upper()
+    return "" if upper == row.entity.symbol else f": {upper}_{row.entity.timeframe}?"

@@ -1,18 +1,17 @@
-"""Option types that commands share, and the options that every command has."""
+"""Option types that commands share, and the class of all commands."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperCommand
 
-from featurectl.cli import diagnostics, output
+from featurectl.cli import output
+from featurectl.cli.common import common_options, overrides
 from featurectl.cli.output import Format
-from featurectl.core.config import Overrides
 from featurectl.errors import UsageError
 
 FormatOption = Annotated[
@@ -37,14 +36,9 @@ ViewsOption = Annotated[
     list[str] | None, typer.Option("--view", metavar="NAME", help="A view; again, or comma-separated, for more.")
 ]
 
+__all__ = ["Command", "chosen", "overrides", "split"]
+
 _RELATIVE_TIME = re.compile(r"-\d+(?:\.\d+)?[smhdw]", re.IGNORECASE)
-
-
-def overrides(context: typer.Context) -> Overrides:
-    """Return what the common options say, wherever on the command line they stood."""
-    root = context.find_root()
-    given: Overrides = root.meta.setdefault("featurectl.overrides", Overrides())
-    return given
 
 
 def split(values: list[str] | None) -> tuple[str, ...]:
@@ -70,66 +64,6 @@ def chosen(format: Format | None, json: bool) -> Format | None:
     return Format.JSON if json else format
 
 
-def _store(name: str) -> Any:
-    def callback(context: typer.Context, _: Any, value: Any) -> None:
-        if value is not None:
-            context.find_root().meta["featurectl.overrides"] = replace(overrides(context), **{name: value})
-
-    return callback
-
-
-def _switch(name: str) -> Any:
-    def callback(_: typer.Context, __: Any, value: bool) -> None:
-        if value:
-            setattr(diagnostics, name, True)
-
-    return callback
-
-
-def common_options() -> list[TyperOption]:
-    """Return the options that every command has; their values go into :func:`overrides` and the diagnostics."""
-    return [
-        TyperOption(
-            param_decls=["-C", "--repo"],
-            type=str,
-            metavar="DIR",
-            callback=lambda context, _, value: _store("repo")(context, _, Path(value) if value else None),
-            expose_value=False,
-            help="The repository. Default: FEATURECTL_REPO, else feature_store.yaml here or above.",
-        ),
-        TyperOption(
-            param_decls=["--database-url"],
-            type=str,
-            metavar="URL",
-            callback=_store("database_url"),
-            expose_value=False,
-            help="The database. Default: FEATURECTL_DATABASE_URL, else feature_store.yaml.",
-        ),
-        TyperOption(
-            param_decls=["--timeout"],
-            type=float,
-            metavar="SECONDS",
-            callback=_store("timeout"),
-            expose_value=False,
-            help="Give a read this long. Default: 30, or statement_timeout.",
-        ),
-        TyperOption(
-            param_decls=["-q", "--quiet"],
-            is_flag=True,
-            callback=_switch("quiet"),
-            expose_value=False,
-            help="Only warnings and errors on stderr.",
-        ),
-        TyperOption(
-            param_decls=["--debug"],
-            is_flag=True,
-            callback=_switch("debug"),
-            expose_value=False,
-            help="Show the traceback of an error.",
-        ),
-    ]
-
-
 def _check_outputs(parameters: dict[str, Any]) -> None:
     """Refuse a result that could not be written before the work begins, and not after it is done.
 
@@ -143,6 +77,10 @@ def _check_outputs(parameters: dict[str, Any]) -> None:
         output.check_writable(path)
     if len({path.resolve() for path in paths.values()}) < len(paths):
         raise UsageError(f"--output and --rejects both name {paths['path']}; name two files")
+    inputs = {Path(name).resolve() for name in (*(parameters.get("files") or ()), parameters.get("spine")) if name}
+    for path in paths.values():
+        if path.resolve() in inputs:
+            raise UsageError(f"{path} is an input of this command and would be overwritten; name another file")
 
 
 class Command(TyperCommand):

@@ -222,7 +222,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary = Path(name)
         try:
             yield temporary
-            os.chmod(temporary, 0o666 & ~_umask())
+            os.chmod(temporary, target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask())
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
@@ -329,7 +329,7 @@ def _table(report: Report) -> str:
     from rich.text import Text
 
     grid = report.grid
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="" if os.environ.get("NO_COLOR") else "bold")
     for index, name in enumerate(grid.columns):
         numbers = any(_is_number(row[index]) for row in grid.rows)
         table.add_column(name, justify="right" if numbers else "left", overflow="fold")

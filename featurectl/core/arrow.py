@@ -10,6 +10,7 @@ import psycopg
 from psycopg import sql
 
 from featurectl.core.db import Database, translate
+from featurectl.core.redact import redact
 from featurectl.errors import DatabaseError, DatabaseUnreachable, FeaturectlError
 
 if TYPE_CHECKING:
@@ -88,6 +89,9 @@ def connect(url: str) -> Iterator[ArrowConnection]:
 
     with translated_errors(connecting=True):
         connection = adbc.connect(url, autocommit=True)
+        # PGTZ wins over what the URL says, and an interval of a day depends on the zone.
+        with connection.cursor() as cursor:
+            cursor.execute("SET timezone = 'UTC'")
     with contextlib.closing(ArrowConnection(connection)) as arrow_connection:
         yield arrow_connection
 
@@ -116,7 +120,7 @@ def _reason(error: Any) -> str:
     """Return the server's own words in one line, without the driver's before them and the statement behind."""
     lines = str(error).splitlines()
     told = next((line.partition("ERROR:")[2] for line in lines if "ERROR:" in line), " ".join(lines))
-    return " ".join(told.split())
+    return redact(" ".join(told.split()))
 
 
 def _translate(error: Any, connecting: bool) -> FeaturectlError:

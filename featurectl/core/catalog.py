@@ -39,7 +39,10 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A feature view. A TTL of 0 seconds is unlimited; ``computed_from`` names the table its functions read."""
+    """A feature view. A TTL of 0 seconds is unlimited; ``computed_from`` names the table its functions read.
+
+    ``functions_hash`` changes with the code of those functions and with the fields they give.
+    """
 
     name: str
     join_keys: tuple[str, ...]
@@ -52,6 +55,7 @@ class View:
     online_table: str | None
     computed_from: str | None
     functions_file: str | None
+    functions_hash: str | None
     description: str
     tags: dict[str, str]
     fields: tuple[Field, ...]

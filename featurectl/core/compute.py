@@ -139,13 +139,16 @@ class _SeriesJob:
         try:
             with self.connection.transaction():
                 open_times, created = self._closed_bars()
-                stale = created != self._created_when_computed(open_times)
+                known = self._functions_are_known()
+                stale = created != (self._created_when_computed(open_times) if known else -1)
                 wanted = self._in_window(open_times, request.window)
                 # A stale bar outside the window stays so: else no later run would redo what it influences.
                 target = influenced(stale & wanted, self.warmup) & (wanted | ~stale)
                 if request.full:
                     target |= wanted
                 inserted, changed = self._write(open_times, target) if target.any() else (0, 0)
+                if not known and wanted.all():
+                    self._record_functions()
         finally:
             self.connection.isolation_level = None
         count = int(np.count_nonzero(stale & wanted))
@@ -158,6 +161,16 @@ class _SeriesJob:
     @property
     def _bar(self) -> int:
         return TIMEFRAMES[self.entity.timeframe] // MICROSECOND
+
+    def _functions_are_known(self) -> bool:
+        """Tell whether the series was computed with the functions as they are now."""
+        parameters = {**self._series, "table": self.view.source_table}
+        row = self.connection.execute(query("compute", "computed_with"), parameters).fetchone()
+        return row is not None and row[0] == self.functions.code_hash
+
+    def _record_functions(self) -> None:
+        parameters = {**self._series, "table": self.view.source_table, "functions_hash": self.functions.code_hash}
+        self.connection.execute(query("compute", "record_computed"), parameters)
 
     def _closed_bars(self) -> tuple[Int64, Int64]:
         parameters = {**self._series, "last_open": self.now - TIMEFRAMES[self.entity.timeframe]}

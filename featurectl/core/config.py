@@ -16,6 +16,8 @@ FILE_NAME = "feature_store.yaml"
 REPO_VARIABLE = "FEATURECTL_REPO"
 DATABASE_VARIABLE = "FEATURECTL_DATABASE_URL"
 EMBEDDED = "embedded"
+# Feast's SQL registry stands here, by the search_path that the templates of feature_store.yaml give it.
+REGISTRY_SCHEMA = "feast"
 ONLINE_STORE = "featurectl.plugin.online.TimescaleOnlineStore"
 
 # Fewer bars, and what Wilder's averages still remember of their start is more than 1e-9 of their value.
@@ -47,7 +49,6 @@ class Config:
     database_url: str | None = field(repr=False)
     online_store: str = ONLINE_STORE
     online_schema: str = "online"
-    registry_schema: str = "feast"
     connect_timeout: float = 5
     statement_timeout: float = 30
     warmup_bars: int = 1000
@@ -97,7 +98,6 @@ def load_config(overrides: Overrides | None = None) -> Config:
         database_url=_database_url(overrides, own, online, path),
         online_store=str(online.get("type", "sqlite")),
         online_schema=str(online.get("db_schema", "online")),
-        registry_schema=str(own.get("registry_schema", "feast")),
         connect_timeout=_seconds("FEATURECTL_CONNECT_TIMEOUT", own.get("connect_timeout"), 5, path),
         statement_timeout=_timeout(overrides.timeout, own.get("statement_timeout"), path),
         warmup_bars=_count("warmup_bars", own.get("warmup_bars", 1000), path, least=MIN_WARMUP),

@@ -27,8 +27,9 @@ from featurectl.errors import (
 )
 
 APPLICATION_NAME = "featurectl"
-# JIT costs more than it saves on statements that touch a few thousand rows.
-_SESSION_OPTIONS = "-c timezone=UTC -c jit=off"
+# What a database or role may have set otherwise. JIT costs more than it saves on statements of a few thousand rows.
+_SESSION = {"timezone": "UTC", "datestyle": "ISO", "extra_float_digits": "1", "jit": "off"}
+_SESSION_OPTIONS = " ".join(f"-c {name}={value}" for name, value in _SESSION.items())
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -75,16 +76,22 @@ class Database:
                 connection.close()
 
     def _open(self, read_only: bool) -> Connection:
-        timeout = self.config.statement_timeout if read_only else 0
         url = self.url()
         try:
-            return open_connection(url, connect_timeout=self.config.connect_timeout, statement_timeout=timeout)
+            return self._connected(url, read_only)
         except psycopg.OperationalError as error:
             if not self.is_embedded:
                 raise DatabaseUnreachable(f"{_place(url)} {_reason(error)}; {_next_step(error)}") from error
         # The pid file outlived its server, or the server is on its way up or down.
-        url = embedded.ensure_running(embedded.data_dir(self.config.root))
-        return open_connection(url, connect_timeout=self.config.connect_timeout, statement_timeout=timeout)
+        return self._connected(embedded.ensure_running(embedded.data_dir(self.config.root)), read_only)
+
+    def _connected(self, url: str, read_only: bool) -> Connection:
+        return open_connection(
+            url,
+            connect_timeout=self.config.connect_timeout,
+            statement_timeout=self.config.statement_timeout if read_only else 0,
+            read_only=read_only,
+        )
 
 
 def open_database(overrides: Overrides | None = None) -> Database:
@@ -94,20 +101,30 @@ def open_database(overrides: Overrides | None = None) -> Database:
 
 def session_url(url: str) -> str:
     """Return a libpq connection string with UTC, the application name and our session options."""
-    return make_conninfo(url, application_name=APPLICATION_NAME, options=_merged_options(url))
+    options = f"{_merged_options(url)} -c statement_timeout=0"
+    return make_conninfo(url, application_name=APPLICATION_NAME, options=options)
 
 
-def open_connection(url: str, *, connect_timeout: float, statement_timeout: float = 0) -> Connection:
+def open_connection(
+    url: str, *, connect_timeout: float, statement_timeout: float = 0, read_only: bool = False
+) -> Connection:
     """Connect in autocommit mode; ``statement_timeout`` is in seconds, 0 for none."""
-    options = _merged_options(url)
-    if statement_timeout:
-        options += f" -c statement_timeout={max(1, round(statement_timeout * 1000))}"
-    return psycopg.connect(
+    limit = max(1, round(statement_timeout * 1000)) if statement_timeout else 0
+    options = f"{_merged_options(url)} -c statement_timeout={limit}"
+    if read_only:
+        options += " -c default_transaction_read_only=on"
+    connection = psycopg.connect(
         make_conninfo(
             url, application_name=APPLICATION_NAME, connect_timeout=max(2, round(connect_timeout)), options=options
         ),
         autocommit=True,
     )
+    # PGTZ and PGDATESTYLE win over options; the server says at connect what it made of them.
+    if connection.info.parameter_status("TimeZone") != "UTC":
+        connection.execute("SET timezone = 'UTC'")
+    if not (connection.info.parameter_status("DateStyle") or "").startswith("ISO"):
+        connection.execute("SET datestyle = 'ISO'")
+    return connection
 
 
 @contextlib.contextmanager
@@ -130,7 +147,7 @@ def translate(error: psycopg.Error) -> FeaturectlError:
         return PermissionDenied(f"{reason}; ask the owner to grant it, or connect as another role")
     if isinstance(error, (pg.UndefinedTable, pg.InvalidSchemaName, pg.UndefinedColumn)):
         return SchemaMissing(f"{reason}; run `featurectl apply`")
-    if isinstance(error, (pg.LockNotAvailable, pg.DeadlockDetected)):
+    if isinstance(error, (pg.LockNotAvailable, pg.DeadlockDetected, pg.SerializationFailure)):
         return LockHeld(f"{reason}; run the command again")
     if isinstance(error, psycopg.OperationalError):
         return DatabaseUnreachable(f"the database: {reason}; {_next_step(error)}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import hashlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -42,6 +45,7 @@ class FunctionSet:
 
     file: str
     ordered: tuple[FeatureFunction, ...]
+    code_hash: str
 
     def compute(self, columns: Mapping[str, Array]) -> dict[str, Array]:
         """Apply the functions to equally long candle columns; infinities become NaN.
@@ -64,7 +68,8 @@ class FunctionSet:
         import numpy as np
 
         try:
-            values = np.asarray(feature.function(*(known[name] for name in feature.inputs)), dtype=np.float64)
+            with np.errstate(all="ignore"):  # what overflows becomes null, and needs no words
+                values = np.asarray(feature.function(*(known[name] for name in feature.inputs)), dtype=np.float64)
         except Exception as error:
             raise DefinitionError(f"{self.file}: {feature.name} failed: {type(error).__name__}: {error}") from error
         if values.shape != (bars,):
@@ -87,9 +92,40 @@ def load_functions(file: Path, features: Sequence[str], *, root: Path) -> Functi
             go in a circle. The message names the file and the field.
     """
     shown = str(file.relative_to(root) if file.is_relative_to(root) else file)
-    module = _import(file, shown)
+    with importing_from(root):
+        module = _import(file, shown)
     functions = {name: _feature_function(module, name, shown) for name in features}
-    return FunctionSet(shown, tuple(functions[name] for name in _order(functions, shown)))
+    ordered = tuple(functions[name] for name in _order(functions, shown))
+    return FunctionSet(shown, ordered, _code_hash(file, features))
+
+
+def _code_hash(file: Path, features: Sequence[str]) -> str:
+    """Return a hash of the file's code and of the features; comments and layout do not count."""
+    code = ast.dump(ast.parse(file.read_text(encoding="utf-8")))
+    return hashlib.sha256("\n".join([code, *sorted(features)]).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def importing_from(root: Path) -> Iterator[None]:
+    """Let imports find the repository's own modules, and no others of their names that this process has met."""
+    before = list(sys.path)
+    own = {path.stem for path in (*root.glob("*.py"), *root.glob("*/"))}
+    for name in [name for name in sys.modules if name.partition(".")[0] in own]:
+        if _stands_in_for_another(name, root):
+            del sys.modules[name]
+    sys.path.insert(0, str(root))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _stands_in_for_another(name: str, root: Path) -> bool:
+    """Tell whether a loaded module is of another place than the file of its name in ``root``."""
+    loaded = getattr(sys.modules[name], "__file__", None)
+    place = root.joinpath(*name.split("."))
+    files = (place.with_suffix(".py"), place / "__init__.py")
+    return any(file.is_file() and (loaded is None or file.resolve() != Path(loaded).resolve()) for file in files)
 
 
 def _import(file: Path, shown: str) -> ModuleType:

@@ -10,12 +10,12 @@ from psycopg import sql
 
 from featurectl.core import sources
 from featurectl.core.catalog import Catalog, View
-from featurectl.core.db import Connection
+from featurectl.core.db import Connection, translated_errors
 from featurectl.core.locks import lock
 from featurectl.core.queries import query
 from featurectl.core.schema import table_identifier
 from featurectl.core.times import Window, iso
-from featurectl.errors import FeaturectlError, LockHeld, UsageError
+from featurectl.errors import DatabaseUnreachable, FeaturectlError, Interrupted, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,11 @@ def materialize(
     for index, view in enumerate(views):
         on_view(index, view)
         try:
-            results.append(_materialize_view(connection, project, view, Window(window.start, end), now))
-        except LockHeld as error:
+            with translated_errors():
+                results.append(_materialize_view(connection, project, view, Window(window.start, end), now))
+        except (DatabaseUnreachable, Interrupted):
+            raise
+        except FeaturectlError as error:
             results.append(Failed(view.name, error))
     return results
 

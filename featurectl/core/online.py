@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -76,15 +77,17 @@ def read_online(
     entities: Sequence[EntityId],
     *,
     as_of: datetime,
+    history: bool = False,
     allow_stale: bool = False,
 ) -> list[EntityFeatures]:
     """Return the features of each entity, in the order asked for, duplicates included.
 
     A value with event time ``e`` serves ``as_of`` when ``as_of - ttl <= e <= as_of``. Where the online row is newer
-    than ``as_of``, the newest row of the view's history up to ``as_of`` answers. A value older than the TTL is
-    withheld as ``OUTSIDE_MAX_AGE`` unless ``allow_stale``.
+    than ``as_of``, the newest row of the view's history up to ``as_of`` answers; with ``history``, for questions about
+    the past, also where there is no online row or it is past its TTL. A value older than the TTL is withheld as
+    ``OUTSIDE_MAX_AGE`` unless ``allow_stale``.
     """
-    by_view = [_read_view(connection, chosen, entities, as_of) for chosen in selections]
+    by_view = [_read_view(connection, chosen, entities, as_of, history) for chosen in selections]
     return [
         EntityFeatures(
             entity,
@@ -110,18 +113,19 @@ def key_of(view: View, entity: EntityId) -> _Key:
 
 
 def _read_view(
-    connection: Connection, chosen: Selection, entities: Sequence[EntityId], as_of: datetime
+    connection: Connection, chosen: Selection, entities: Sequence[EntityId], as_of: datetime, history: bool
 ) -> dict[_Key, tuple[Source, _Row]]:
     keys = list(dict.fromkeys(key_of(chosen.view, entity) for entity in entities))
     rows: dict[_Key, tuple[Source, _Row]] = {
         key: (Source.ONLINE, row) for key, row in _fetch(connection, online_statement(chosen), chosen.view, keys)
     }
-    too_new = [key for key, (_, row) in rows.items() if row[0] > as_of]
-    for key in too_new:
+    unanswered = [key for key, (_, row) in rows.items() if row[0] > as_of]
+    for key in unanswered:
         del rows[key]
-    if too_new:
-        statement = history_statement(chosen)
-        found = _fetch(connection, statement, chosen.view, too_new, as_of=as_of)
+    if history:
+        unanswered = [key for key in keys if key not in rows or _expired(chosen.view, rows[key][1][0], as_of)]
+    if unanswered:
+        found = _fetch(connection, history_statement(chosen), chosen.view, unanswered, as_of=as_of)
         rows.update({key: (Source.TIMESCALEDB, row) for key, row in found})
     return rows
 
@@ -182,14 +186,19 @@ def _key_names(view: View) -> sql.Composable:
     return sources.commas(sql.Identifier(key) for key in view.join_keys)
 
 
+def _expired(view: View, event_timestamp: datetime, as_of: datetime) -> bool:
+    return view.ttl is not None and as_of - event_timestamp > view.ttl
+
+
 def _view_row(chosen: Selection, found: tuple[Source, _Row] | None, as_of: datetime, allow_stale: bool) -> ViewRow:
     view = chosen.view
     if found is None:
         statuses = dict.fromkeys(chosen.features, Status.NOT_FOUND)
         return ViewRow(view.name, Source.ONLINE, None, None, view.ttl, dict.fromkeys(chosen.features), statuses)
     source, (event_timestamp, *values) = found
+    values = [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
     age = as_of - event_timestamp
-    expired = view.ttl is not None and age > view.ttl
+    expired = _expired(view, event_timestamp, as_of)
     features: dict[str, Any] = dict(zip(chosen.features, values, strict=True))
     statuses = {
         name: Status.OUTSIDE_MAX_AGE if expired else Status.NULL_VALUE if value is None else Status.PRESENT

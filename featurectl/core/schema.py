@@ -177,10 +177,12 @@ def execute(connection: Connection, changes: Iterable[Change]) -> None:
             connection.execute(sql.SQL(change.statement))
 
 
-def create_schema(connection: Connection, name: str) -> None:
-    """Create a schema that is not there; where it is, a role without the right to create schemas is no obstacle."""
-    if not connection.execute(query("schema", "schema_exists"), {"name": name}).fetchone():
-        connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(name)))
+def schema_changes(connection: Connection, name: str) -> list[Change]:
+    """Return what makes a schema; nothing where it is, so that a role that may not create schemas can go on."""
+    if connection.execute(query("schema", "schema_exists"), {"name": name}).fetchone():
+        return []
+    statement = sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(name)).as_string()
+    return [Change(f"create schema {name}", statement)]
 
 
 def _create(table: Table) -> str:

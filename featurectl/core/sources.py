@@ -19,7 +19,7 @@ def source(view: View) -> sql.Composable:
     """
     if view.source_table:
         return sql.SQL(view.source_table)
-    return sql.SQL("({})").format(sql.SQL(view.source_query or ""))
+    return sql.SQL("(\n{}\n)").format(sql.SQL(view.source_query or ""))
 
 
 def column(name: str, alias: str = "s") -> sql.Composable:

@@ -12,6 +12,7 @@ from psycopg import sql
 from featurectl import __version__
 from featurectl.core import catalog as catalogs
 from featurectl.core import schema, sources
+from featurectl.core.config import REGISTRY_SCHEMA
 from featurectl.core.db import Connection, Database
 from featurectl.core.locks import lock
 from featurectl.core.schema import Change
@@ -58,8 +59,7 @@ def plan(database: Database) -> Plan:
         DefinitionError: the definitions contradict themselves or the database.
     """
     definitions = load_definitions(database.config)
-    with database.connect() as connection:
-        connection.execute("SET default_transaction_read_only = on")
+    with database.connect(read_only=True) as connection:
         return _plan(connection, database, definitions)
 
 
@@ -77,7 +77,6 @@ def apply(database: Database, *, allow_drop: bool = False, now: datetime) -> App
         if planned.drops and not allow_drop:
             raise NotAllowed(f"this would lose data: {'; '.join(planned.drops)}; allow it with --allow-drop")
         schema.migrate(connection)
-        schema.create_schema(connection, database.config.registry_schema)
         schema.execute(connection, planned.schema)
         apply_to_registry(database, definitions)
         by = f"featurectl {__version__}"
@@ -89,7 +88,8 @@ def _plan(connection: Connection, database: Database, definitions: Definitions) 
     config = database.config
     migrations = schema.pending_migrations(connection)
     published = catalogs.find_catalog(connection, config.project) if not _is_new(connection) else None
-    changes = [Change(f"migrate featurectl's schema: {one.name}", one.statements) for one in migrations]
+    changes = schema.schema_changes(connection, REGISTRY_SCHEMA)
+    changes += [Change(f"migrate featurectl's schema: {one.name}", one.statements) for one in migrations]
     wanted = schema.wanted_tables(definitions.catalog, definitions.key_types, online=config.online_store_is_ours)
     for table in wanted:
         changes += schema.table_changes(connection, table)

@@ -10,7 +10,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,13 @@ from feast.types import from_value_type
 
 from featurectl.core import catalog, schema
 from featurectl.core.config import Config
-from featurectl.core.functions import load_functions
+from featurectl.core.functions import FunctionSet, importing_from, load_functions
 from featurectl.core.value_types import column_type
 from featurectl.errors import DefinitionError
 
 RESERVED = ("event_timestamp", "created_timestamp", "source_created_timestamp")
 COMPUTED_SOURCES = ("candles",)
+COMPUTED_TYPES = ("Float64", "Float32", "Int64", "Int32")
 # A century: beyond it, arithmetic with instants overflows.
 MAX_TTL = timedelta(days=36500)
 
@@ -69,15 +70,13 @@ def load_definitions(config: Config) -> Definitions:
 @contextlib.contextmanager
 def working_in(root: Path) -> Iterator[None]:
     """Stand in the repository while Feast works: it finds modules by the working directory, and prints to stdout."""
-    before, path = Path.cwd(), list(sys.path)
+    before = Path.cwd()
     os.chdir(root)
-    sys.path.insert(0, str(root))
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with importing_from(root), contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
         os.chdir(before)
-        sys.path[:] = path
 
 
 def python_files(root: Path) -> list[Path]:
@@ -91,22 +90,12 @@ def _import_all(root: Path) -> RepoContents:
     from feast.repo_operations import parse_repo
 
     sys.dont_write_bytecode = True
-    _forget_modules_elsewhere(root)
     try:
         return parse_repo(root)
     except DefinitionError:
         raise
     except (Exception, SystemExit) as error:
         raise DefinitionError(f"{_place_of(error, root)}{type(error).__name__}: {error}") from error
-
-
-def _forget_modules_elsewhere(root: Path) -> None:
-    """Drop modules of the same names that another repository left behind in this process."""
-    names = {path.relative_to(root.resolve()).parts[0].removesuffix(".py") for path in python_files(root)}
-    for module in [name for name in sys.modules if name.partition(".")[0] in names]:
-        origin = getattr(sys.modules[module], "__file__", None) or ""
-        if "site-packages" not in origin and not origin.startswith(sys.base_prefix):
-            del sys.modules[module]
 
 
 def _place_of(error: BaseException, root: Path) -> str:
@@ -239,7 +228,6 @@ def _view(config: Config, view: FeatureView, objects: Definitions) -> catalog.Vi
         raise DefinitionError(f"{place}: view '{view.name}' has {kind}; featurectl reads a PostgreSQLSource")
     table, text = source._postgres_options._table or None, source._postgres_options._query or None
     computed_from = view.tags.get("computed_from")
-    functions = _functions_file(view, place, config.root) if computed_from else None
     keys = tuple(_keys(view, objects.contents, place))
     built = catalog.View(
         name=view.name,
@@ -252,13 +240,18 @@ def _view(config: Config, view: FeatureView, objects: Definitions) -> catalog.Vi
         created_column=source.created_timestamp_column or None,
         online_table=_online_table(config, view, place) if keys else None,
         computed_from=computed_from,
-        functions_file=functions,
+        functions_file=_functions_file(view, place) if computed_from else None,
+        functions_hash=None,
         description=view.description,
         tags=dict(view.tags),
         fields=(),
     )
-    fields = _fields(view, built, place, config.root)
-    return catalog.View(**{**{name: getattr(built, name) for name in built.__slots__}, "fields": fields})
+    _check_field_names(view, built, place)
+    if not computed_from:
+        return replace(built, fields=_fields(view, place, {}))
+    functions = _functions(view, built, place, config.root)
+    descriptions = {feature.name: feature.description for feature in functions.ordered}
+    return replace(built, functions_hash=functions.code_hash, fields=_fields(view, place, descriptions))
 
 
 def _ttl(view: FeatureView, place: str) -> timedelta:
@@ -279,7 +272,7 @@ def _online_table(config: Config, view: FeatureView, place: str) -> str | None:
         raise DefinitionError(f"{place}: {error}") from None
 
 
-def _functions_file(view: FeatureView, place: str, root: Path) -> str:
+def _functions_file(view: FeatureView, place: str) -> str:
     kind = view.tags["computed_from"]
     if kind not in COMPUTED_SOURCES:
         raise DefinitionError(
@@ -291,9 +284,7 @@ def _functions_file(view: FeatureView, place: str, root: Path) -> str:
     return str(Path(place).parent / file)
 
 
-def _fields(view: FeatureView, built: catalog.View, place: str, root: Path) -> tuple[catalog.Field, ...]:
-    _check_field_names(view, built, place)
-    descriptions = _descriptions(view, built, place, root) if built.computed_from else {}
+def _fields(view: FeatureView, place: str, descriptions: dict[str, str]) -> tuple[catalog.Field, ...]:
     mapping = {name: column for column, name in view.batch_source.field_mapping.items()}
     fields = []
     for item in view.features:
@@ -328,11 +319,16 @@ def _check_field_names(view: FeatureView, built: catalog.View, place: str) -> No
         seen.add(item.name)
 
 
-def _descriptions(view: FeatureView, built: catalog.View, place: str, root: Path) -> dict[str, str]:
+def _functions(view: FeatureView, built: catalog.View, place: str, root: Path) -> FunctionSet:
     if set(built.join_keys) != {"symbol", "timeframe"} or not built.source_table or built.source_table.count(".") != 1:
         raise DefinitionError(
             f"{place}: view '{view.name}' is computed from candles; it must be keyed by symbol and timeframe, over a "
             "source with table='schema.table'"
         )
-    functions = load_functions(root / (built.functions_file or ""), [item.name for item in view.features], root=root)
-    return {feature.name: feature.description for feature in functions.ordered}
+    for item in view.features:
+        if str(item.dtype) not in COMPUTED_TYPES:
+            raise DefinitionError(
+                f"{place}: field '{item.name}' of view '{view.name}' is computed and has type {item.dtype}; "
+                f"types: {', '.join(COMPUTED_TYPES)}"
+            )
+    return load_functions(root / (built.functions_file or ""), [item.name for item in view.features], root=root)

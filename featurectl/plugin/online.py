@@ -134,7 +134,9 @@ class TimescaleOnlineStore(OnlineStore):  # type: ignore[misc]
         now = self.clock()
         for table, features in grouped_refs:
             values, positions, length = utils._get_unique_entities(table, join_key_values, entity_name_to_join_key_map)
-            rows = self.online_read(config, table, utils._get_entity_key_protos(values), features)
+            read = self.online_read(config, table, utils._get_entity_key_protos(values), features)
+            # What lies ahead of the clock is not known yet.
+            rows = [(None, None) if event is not None and event > now else (event, row) for event, row in read]
             expired = [_expired(row[0], table.ttl, now) for row in rows]
             served = [(row[0], None) if old else row for row, old in zip(rows, expired, strict=True)]
             utils._populate_response_from_feature_data(

@@ -25,7 +25,7 @@ from feast.repo_config import FeastConfigError
 from psycopg import sql
 from sqlalchemy.exc import DBAPIError
 
-from featurectl.core.config import DATABASE_VARIABLE, Config
+from featurectl.core.config import DATABASE_VARIABLE, REGISTRY_SCHEMA, Config
 from featurectl.core.db import Connection, Database, translate
 from featurectl.core.queries import query
 from featurectl.core.schema import quoted
@@ -97,11 +97,11 @@ def _differences(before: Attributes, after: Attributes) -> tuple[str, ...]:
 
 
 def _existing(connection: Connection, config: Config, kind: _Kind) -> dict[str, Attributes]:
-    table = f"{config.registry_schema}.{kind.table}"
+    table = f"{REGISTRY_SCHEMA}.{kind.table}"
     if not connection.execute(query("schema", "columns_of"), {"table": quoted(table)}).fetchall():
         return {}
     statement = sql.SQL("SELECT {} FROM {} WHERE project_id = %s").format(
-        sql.Identifier(kind.column), sql.Identifier(config.registry_schema, kind.table)
+        sql.Identifier(kind.column), sql.Identifier(REGISTRY_SCHEMA, kind.table)
     )
     objects = [kind.read(bytes(row[0])) for row in connection.execute(statement, [config.project])]
     return {item.name: kind.attributes(item) for item in objects if not item.name.startswith("__dummy")}

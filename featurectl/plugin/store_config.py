@@ -6,17 +6,17 @@ from typing import Any
 
 from feast.infra.utils.postgres.postgres_config import PostgreSQLConfig
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from featurectl.core.config import DATABASE_VARIABLE, normalize_url
-from featurectl.core.redact import redact
 from featurectl.errors import UnsetVariable
 
 
 class TimescaleStoreConfig(PostgreSQLConfig):  # type: ignore[misc]
     """Connection settings. ``url`` is a PostgreSQL URL and wins over the single settings."""
 
-    url: str | None = None
+    url: str | None = Field(default=None, repr=False)
+    password: str = Field(repr=False)
     sslmode: str | None = None
     connect_timeout: float = 5
 
@@ -51,6 +51,3 @@ class TimescaleStoreConfig(PostgreSQLConfig):  # type: ignore[misc]
         return make_conninfo(
             host=self.host, port=self.port, dbname=self.database, user=self.user, **password, **sslmode
         )
-
-    def __repr__(self) -> str:
-        return redact(super().__repr__())

@@ -16,6 +16,7 @@ SELECT json_build_object(
             'source_table', v.source_table, 'source_query', v.source_query,
             'timestamp_column', v.timestamp_column, 'created_column', v.created_column,
             'online_table', v.online_table, 'computed_from', v.computed_from, 'functions_file', v.functions_file,
+            'functions_hash', v.functions_hash,
             'description', v.description, 'tags', v.tags,
             'fields', (
                 SELECT coalesce(json_agg(json_build_object(
@@ -64,10 +65,10 @@ VALUES (%(project)s, %(name)s, %(join_key)s, %(value_type)s, %(description)s, %(
 -- Publish one view, without its fields.
 INSERT INTO featurectl.catalog_views (
     project, view, join_keys, ttl_seconds, online, source_table, source_query, timestamp_column, created_column,
-    online_table, computed_from, functions_file, description, tags)
+    online_table, computed_from, functions_file, functions_hash, description, tags)
 VALUES (
     %(project)s, %(name)s, %(join_keys)s, %(ttl_seconds)s, %(online)s, %(source_table)s, %(source_query)s,
-    %(timestamp_column)s, %(created_column)s, %(online_table)s, %(computed_from)s, %(functions_file)s,
+    %(timestamp_column)s, %(created_column)s, %(online_table)s, %(computed_from)s, %(functions_file)s, %(functions_hash)s,
     %(description)s, %(tags)s::jsonb);
 
 -- publish_field --

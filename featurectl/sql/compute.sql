@@ -5,6 +5,18 @@ FROM {table}
 WHERE symbol = %(symbol)s AND timeframe = %(timeframe)s
 ORDER BY {event};
 
+-- computed_with --
+-- The functions with which a series was last computed as a whole.
+SELECT functions_hash FROM featurectl.computed_series
+WHERE feature_table = %(table)s AND symbol = %(symbol)s AND timeframe = %(timeframe)s;
+
+-- record_computed --
+-- Note that a series is up to date with these functions as a whole.
+INSERT INTO featurectl.computed_series AS s (feature_table, symbol, timeframe, functions_hash)
+VALUES (%(table)s, %(symbol)s, %(timeframe)s, %(functions_hash)s)
+ON CONFLICT (feature_table, symbol, timeframe) DO UPDATE SET functions_hash = excluded.functions_hash
+WHERE s.functions_hash <> excluded.functions_hash;
+
 -- create_staging --
 -- A table for the features of one series, gone with the transaction.
 CREATE TEMPORARY TABLE staged_features (

@@ -152,6 +152,9 @@ def _read_parquet(content: bytes, name: str) -> RawRows:
         raise InputFileError(f"{name}: the Parquet data is damaged ({_one_line(error)}); write it again") from error
     if table.num_rows == 0:
         raise InputFileError(f"{name}: has columns but no rows; nothing to read")
+    # Views are what newer writers store text as; Arrow can't yet pick single rows of them.
+    views = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+    table = table.cast(pa.schema([column.with_type(views.get(column.type, column.type)) for column in table.schema]))
     columns = tuple(table.column_names)
     positional = table.rename_columns([str(position) for position in range(len(columns))])
     return RawRows(columns, False, positional, np.arange(1, table.num_rows + 1, dtype=np.int64), ())

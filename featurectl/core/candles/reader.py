@@ -22,6 +22,9 @@ from featurectl.core.candles.times import Times, read_times
 from featurectl.core.candles.validate import CODE, Rows, Verdicts, check_rows, explain, in_range, resolve_duplicates
 from featurectl.errors import InputFileError, InvalidTime
 
+# From so many distances on, the most common one is the file's timeframe.
+MIN_SPACINGS = 3
+
 
 @dataclass(frozen=True, eq=False)
 class CandleFile:
@@ -50,6 +53,7 @@ def read_candles(
     symbol: str | None,
     timeframe: str | None,
     closed_before: datetime,
+    written_at: datetime | None = None,
     drop_last: bool = False,
 ) -> CandleFile:
     """Read and check a CSV (plain, gzip, zip) or Parquet file of candles.
@@ -60,6 +64,7 @@ def read_candles(
         symbol: the symbol of all rows; None takes it from a column or the name.
         timeframe: the timeframe of all rows; None takes it from a column, the name, or the spacing of the rows.
         closed_before: bars not closed at this instant are refused.
+        written_at: when the file was written; the bar open at that instant is refused as well.
         drop_last: leave the newest bar of each series out, unless it was refused as open already.
 
     Raises:
@@ -72,7 +77,7 @@ def read_candles(
     raw = read_rows(source, name)
     layout = recognize_layout(raw.columns, raw.headerless, name)
     rows = _understand(raw, layout, symbol, timeframe, limit, name)
-    verdicts = check_rows(rows, limit)
+    verdicts = check_rows(rows, limit, to_microseconds(written_at) if written_at else None)
     kept, identical = resolve_duplicates(verdicts)
     newest_open = _newest_is_open(verdicts)
     by_series = _split(rows, kept)
@@ -170,8 +175,11 @@ def _infer_timeframe(times: Times, symbols: Labels, usable: Bools, name: str) ->
 
 def _check_spacing(rows: Rows, usable: Bools, name: str) -> None:
     for number, (symbol, timeframe) in enumerate(rows.identities):
-        common = most_common(spacings(rows.times.microseconds[usable & (rows.series == number)]))
-        if len(common) and length(timeframe) not in common:
+        distances = spacings(rows.times.microseconds[usable & (rows.series == number)])
+        common = most_common(distances)
+        # A handful of late or corrected bars stands apart by any multiple of the timeframe.
+        handful = len(distances) < MIN_SPACINGS and not np.any(distances % length(timeframe))
+        if len(common) and length(timeframe) not in common and not handful:
             apart, fitting = show_span(int(common[0])), name_of(int(common[0]))
             advice = f"give --timeframe {fitting}, or check the file" if fitting else "check the file"
             raise InputFileError(f"{name}: {symbol}: rows are {apart} apart, not {timeframe}; {advice}")

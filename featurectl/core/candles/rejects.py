@@ -41,8 +41,10 @@ def write_rejects(path: str | Path, files: Iterable[tuple[str, Rejects]]) -> Non
     Raises:
         OutputFileError: the file can't be written.
     """
+    empty = pa.schema([("file", pa.string()), ("row", pa.int64()), ("reason", pa.string()), ("detail", pa.string())])
     tables = [
-        _unique_names(rejects.table.add_column(0, "file", _repeated(name, len(rejects)))) for name, rejects in files
+        empty.empty_table(),
+        *(_unique_names(rejects.table.add_column(0, "file", _repeated(name, len(rejects)))) for name, rejects in files),
     ]
     try:
         with Path(path).open("wb") as target:

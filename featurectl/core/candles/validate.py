@@ -76,12 +76,12 @@ class Verdicts:
         return int(np.count_nonzero(self.reason == CODE[reason]))
 
 
-def check_rows(rows: Rows, closed_before: int) -> Verdicts:
+def check_rows(rows: Rows, closed_before: int, written_at: int | None = None) -> Verdicts:
     """Check every row on its own; duplicates are for ``resolve_duplicates``."""
     verdicts = Verdicts(rows)
     _check_parsed(verdicts)
     _check_values(verdicts)
-    _check_times(verdicts, closed_before)
+    _check_times(verdicts, closed_before, written_at)
     return verdicts
 
 
@@ -113,7 +113,7 @@ def _check_values(verdicts: Verdicts) -> None:
         verdicts.refuse("negative volume", values[field] < 0, field)
 
 
-def _check_times(verdicts: Verdicts, closed_before: int) -> None:
+def _check_times(verdicts: Verdicts, closed_before: int, written_at: int | None) -> None:
     rows = verdicts.rows
     times = rows.times.microseconds
     verdicts.refuse("time out of range", ~in_range(rows.times, closed_before), "time")
@@ -123,6 +123,9 @@ def _check_times(verdicts: Verdicts, closed_before: int) -> None:
         off[members] = off_grid(times[members], timeframe)
         verdicts.refuse("off-grid time", off, "time")
         still_open = (rows.series == number) & (times > closed_before - length(timeframe))
+        if written_at is not None:
+            # A bar that was open when the file was written is cut short in it for ever.
+            still_open |= (rows.series == number) & (times <= written_at) & (times > written_at - length(timeframe))
         verdicts.refuse("open", still_open, "time")
 
 

@@ -56,6 +56,7 @@ CREATE TABLE IF NOT EXISTS featurectl.catalog_views (
     online_table text,
     computed_from text,
     functions_file text,
+    functions_hash text,
     description text NOT NULL,
     tags jsonb NOT NULL,
     PRIMARY KEY (project, view)
@@ -89,6 +90,15 @@ CREATE TABLE IF NOT EXISTS featurectl.catalog_service_features (
     view text NOT NULL,
     feature text NOT NULL,
     PRIMARY KEY (project, service, position)
+);
+
+-- With which functions a series was computed as a whole; other functions make all of it out of date.
+CREATE TABLE IF NOT EXISTS featurectl.computed_series (
+    feature_table text NOT NULL,
+    symbol text NOT NULL,
+    timeframe text NOT NULL,
+    functions_hash text NOT NULL,
+    PRIMARY KEY (feature_table, symbol, timeframe)
 );
 
 CREATE TABLE IF NOT EXISTS featurectl.materializations (
