@@ -146,7 +146,8 @@ def _entities(catalog: Catalog) -> output.Report:
 
 def _entity(connection: Connection, entity: Entity) -> output.Report:
     columns = ["entity_id", "bars", "first_bar", "last_bar"]
-    series = connection.execute(query("candles", "describe_series")).fetchall()
+    described = query("candles", "describe_series").format(series=query("candles", "list_series"))
+    series = connection.execute(described).fetchall()
     rows = [[f"{symbol}_{timeframe}", bars, first, last] for symbol, timeframe, bars, first, last in series]
     document = {"entity": asdict(entity), "series": [dict(zip(columns, row, strict=True)) for row in rows]}
     grid = output.Grid(columns, rows, title=f"{entity.name}: {entity.description}")

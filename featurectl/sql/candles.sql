@@ -12,16 +12,8 @@ SELECT symbol, timeframe FROM series;
 
 -- describe_series --
 -- Every symbol and timeframe with its first and last bar.
-WITH RECURSIVE series AS (
-    (SELECT symbol, timeframe FROM market.candles ORDER BY symbol, timeframe LIMIT 1)
-    UNION ALL
-    SELECT following.* FROM series CROSS JOIN LATERAL (
-        SELECT c.symbol, c.timeframe FROM market.candles AS c
-        WHERE (c.symbol, c.timeframe) > (series.symbol, series.timeframe)
-        ORDER BY c.symbol, c.timeframe LIMIT 1) AS following
-)
 SELECT s.symbol, s.timeframe, n.bars, n.first, n.last
-FROM series AS s
+FROM ({series}) AS s
 CROSS JOIN LATERAL (
     SELECT count(*) AS bars, min(open_time) AS first, max(open_time) AS last
     FROM market.candles AS c WHERE c.symbol = s.symbol AND c.timeframe = s.timeframe) AS n;

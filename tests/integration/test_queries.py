@@ -10,7 +10,7 @@ from psycopg import sql
 from featurectl.core import materialize, offline, online, sources
 from featurectl.core.catalog import Selection, read_catalog
 from featurectl.core.entity import EntityId
-from featurectl.core.queries import SQL_DIRECTORY, load
+from featurectl.core.queries import SQL_DIRECTORY, load, query
 from featurectl.core.times import Window
 from tests.fix_repository import Repo
 
@@ -67,6 +67,7 @@ def test_built_queries_are_understood(repo: Repo) -> None:
             materialize.upsert_statement(view, sources.entity_list(connection, view), window),
             online.online_statement(chosen),
             online.history_statement(chosen),
+            query("candles", "describe_series").format(series=query("candles", "list_series")),
             offline.window_statement([chosen], [EntityId("BTCUSDT", "1h")], window),
         ]
         for index, statement in enumerate(statements):
