@@ -7,6 +7,7 @@ import shutil
 from typing import Annotated, Any
 
 import typer
+from psycopg.conninfo import make_conninfo
 
 from featurectl.cli import diagnostics, output
 from featurectl.cli.app import new_app
@@ -18,17 +19,8 @@ from featurectl.errors import UsageError
 
 app = new_app(help="Start, stop and look at the embedded PostgreSQL.")
 
-_LIBPQ_VARIABLES = {
-    "host": "PGHOST",
-    "port": "PGPORT",
-    "dbname": "PGDATABASE",
-    "user": "PGUSER",
-    "password": "PGPASSWORD",
-    "sslmode": "PGSSLMODE",
-    "sslrootcert": "PGSSLROOTCERT",
-    "sslcert": "PGSSLCERT",
-    "sslkey": "PGSSLKEY",
-}
+# What must not stand among a program's arguments, where the process list shows it.
+_SECRETS = ("password", "sslpassword")
 
 
 @app.command("start", cls=Command)
@@ -85,12 +77,12 @@ def shell(
     """
     database = open_database(overrides(context))
     parts = url_parts(database.url())
-    # Through the environment: a URL among the arguments would show its password in the process list.
-    variables = {_LIBPQ_VARIABLES[name]: str(value) for name, value in parts.items() if name in _LIBPQ_VARIABLES}
-    environment = {**os.environ, **variables, "PGTZ": "UTC", "PGAPPNAME": "featurectl shell"}
+    password = {"PGPASSWORD": str(parts["password"])} if parts.get("password") else {}
+    place = make_conninfo(**{name: value for name, value in parts.items() if name not in _SECRETS})
+    environment = {**os.environ, **password, "PGTZ": "UTC", "PGAPPNAME": "featurectl shell"}
     program = str(embedded.client_program("psql")) if database.is_embedded else shutil.which("psql")
     program = program or str(embedded.client_program("psql"))
-    os.execvpe(program, ["psql", *(words or [])], environment)
+    os.execvpe(program, ["psql", "-d", place, *(words or [])], environment)
 
 
 def _embedded(context: typer.Context) -> Database:
