@@ -18,6 +18,13 @@ CROSS JOIN LATERAL (
     SELECT count(*) AS bars, min(open_time) AS first, max(open_time) AS last
     FROM market.candles AS c WHERE c.symbol = s.symbol AND c.timeframe = s.timeframe) AS n;
 
+-- first_bar --
+-- When the first bar of a series opened.
+SELECT open_time FROM market.candles
+WHERE symbol = %(symbol)s AND timeframe = %(timeframe)s
+ORDER BY open_time
+LIMIT 1;
+
 -- closed_bars --
 -- When each closed bar of a series opened, and when it was last written.
 SELECT open_time, created_timestamp

@@ -163,3 +163,17 @@ def test_common_options_stand_before_the_command_or_after_it(repo: Repo, tmp_pat
     after = repo.run("views", "-q", "-C", tmp_path / "elsewhere", "--timeout", "5")
     assert (before.returncode, before.stderr) == (after.returncode, after.stderr) == (0, "")
     assert before.stdout == after.stdout
+
+
+def test_3d_bars_of_two_vendors_do_not_overlap(repo: Repo) -> None:
+    def bars(first: int) -> bytes:
+        days = [datetime(2024, 1, first) + timedelta(days=3 * index) for index in range(5)]
+        return "\n".join(["open_time,open,high,low,close,volume", *(f"{day},1,1,1,1,1" for day in days)]).encode()
+
+    words = ("ingest", "candles", "-", "--symbol", "BTCUSDT", "--timeframe", "3d")
+    repo.ok(*words, input=bars(1))
+    repo.ok(*words, input=bars(4))
+    refused = repo.run(*words, input=bars(2))
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "3d bars open on 2024-01-02T00:00:00Z, those in the database on 2024-01-01T00:00:00Z" in refused.stderr
+    assert repo.rows("SELECT count(*) FROM market.candles") == [(6,)]
