@@ -34,6 +34,11 @@ class _Ingested:
     merged: list[Merged]
     error: FeaturectlError | None = None
 
+    @property
+    def failed(self) -> bool:
+        """Nothing of the file could be used; a file of nothing but an open bar is no failure."""
+        return self.file is None or bool(self.file.faults and not self.merged)
+
 
 @app.callback()
 def ingest() -> None:
@@ -92,7 +97,7 @@ def candles(
     if rejects:
         _write_rejects(rejects, results)
     _explain(results, rejects)
-    if any(one.file and not (one.file.faults and not one.merged) for one in results):
+    if not all(one.failed for one in results):
         output.emit(_report(results), chosen(format, json), path)
     _finish(results)
 
@@ -229,7 +234,7 @@ def _count(number: int, noun: str) -> str:
 
 def _finish(results: list[_Ingested]) -> None:
     """Leave with the error of a single file, or say how many of several failed."""
-    failed = [one for one in results if one.error or (one.file and one.file.faults and not one.merged)]
+    failed = [one for one in results if one.failed]
     if not failed:
         return
     errors = [
