@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
@@ -10,6 +11,10 @@ from tests.fix_database import TEST_URL_VARIABLE, clone, server, template
 from tests.fix_repository import applied_repository, repo
 
 __all__ = ["applied_repository", "clone", "repo", "server", "template"]
+
+# A shell that started us in the background had us ignore Ctrl-C, and so would every process that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _TEST_URL = os.environ.get(TEST_URL_VARIABLE)
 for _name in [name for name in os.environ if name.startswith(("FEATURECTL_", "PG"))]:

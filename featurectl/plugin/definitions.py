@@ -90,6 +90,8 @@ def _import_all(root: Path) -> RepoContents:
     from feast.repo_operations import parse_repo
 
     sys.dont_write_bytecode = True
+    for path in python_files(root):
+        _check_syntax(path, _relative(path, root))
     try:
         return parse_repo(root)
     except DefinitionError:
@@ -99,10 +101,6 @@ def _import_all(root: Path) -> RepoContents:
 
 
 def _place_of(error: BaseException, root: Path) -> str:
-    if isinstance(error, SyntaxError):
-        if error.filename:
-            return f"{_relative(Path(error.filename), root)} line {error.lineno}: "
-        return "".join(f"{_relative(path, root)}: " for path in python_files(root) if not _is_python(path))
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -111,12 +109,19 @@ def _place_of(error: BaseException, root: Path) -> str:
     return f"{_relative(Path(frames[-1].filename), root)} line {frames[-1].lineno}: " if frames else ""
 
 
-def _is_python(path: Path) -> bool:
+def _check_syntax(path: Path, shown: str) -> None:
+    """Refuse a file that is no Python before any other is executed.
+
+    Raises:
+        DefinitionError: names the file and the line.
+    """
     try:
         ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):
-        return False
-    return True
+    except SyntaxError as error:
+        line = f" line {error.lineno}" if error.lineno else ""
+        raise DefinitionError(f"{shown}{line}: SyntaxError: {error.msg}") from error
+    except ValueError as error:  # a NUL byte, before Python 3.11.4
+        raise DefinitionError(f"{shown}: SyntaxError: {error}") from error
 
 
 def _relative(path: Path, root: Path) -> str:
