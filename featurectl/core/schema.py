@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -77,43 +77,45 @@ def online_table_name(project: str, view: str, schema: str = "online") -> str:
     return f"{schema}.{name}"
 
 
-def online_table(view: View, key_types: dict[str, str]) -> Table:
-    """Return the table that serves a view online: one typed row per entity."""
-    assert view.online_table is not None
-    return Table(
-        view.online_table, _columns(view, key_types, "event_timestamp", "created_timestamp"), view.join_keys or ()
-    )
+def online_table(name: str, keys: Mapping[str, str], features: Mapping[str, str]) -> Table:
+    """Return the table that serves a view online, one typed row per entity; keys and features map names to types."""
+    return Table(name, _columns(keys, "event_timestamp", "created_timestamp", features), tuple(keys))
 
 
-def feature_table(view: View, key_types: dict[str, str]) -> Table:
-    """Return the table that keeps the history of a view that `compute` fills."""
+def feature_table(view: View, key_types: Mapping[str, str]) -> Table:
+    """Return the table that keeps the history of a view that `compute` fills, by the columns of its source."""
     assert view.source_table is not None
-    created = view.created_column or "created_timestamp"
-    source = Column("source_created_timestamp", "timestamp with time zone")
-    columns = (*_columns(view, key_types, view.timestamp_column, created), source)
+    keys = {key: key_types[key] for key in view.join_keys}
+    features = {field.source_column: field.column_type for field in view.fields}
+    columns = (
+        *_columns(keys, view.timestamp_column, view.created_column or "created_timestamp", features),
+        Column("source_created_timestamp", "timestamp with time zone"),
+    )
     return Table(view.source_table, columns, (*view.join_keys, view.timestamp_column))
 
 
-def _columns(view: View, key_types: dict[str, str], event: str, created: str) -> tuple[Column, ...]:
+def _columns(keys: Mapping[str, str], event: str, created: str, features: Mapping[str, str]) -> tuple[Column, ...]:
     return (
-        *(Column(key, key_types[key], required=True) for key in view.join_keys),
+        *(Column(name, kind, required=True) for name, kind in keys.items()),
         Column(event, "timestamp with time zone", required=True),
         Column(created, "timestamp with time zone"),
-        *(
-            Column(
-                field.source_column if event == view.timestamp_column and view.computed_from else field.name,
-                field.column_type,
-            )
-            for field in view.fields
-        ),
+        *(Column(name, kind) for name, kind in features.items()),
     )
 
 
-def wanted_tables(catalog: Catalog, key_types: dict[str, str], *, online: bool) -> list[Table]:
+def wanted_tables(catalog: Catalog, key_types: Mapping[str, str], *, online: bool) -> list[Table]:
     """Return the tables that `apply` looks after: computed views' history and, where ours, online tables."""
     tables = [feature_table(view, key_types) for view in catalog.views if view.computed_from]
     if online:
-        tables += [online_table(view, key_types) for view in catalog.views if view.online_table]
+        tables += [
+            online_table(
+                view.online_table,
+                {key: key_types[key] for key in view.join_keys},
+                {field.name: field.column_type for field in view.fields},
+            )
+            for view in catalog.views
+            if view.online_table
+        ]
     return tables
 
 

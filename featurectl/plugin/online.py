@@ -19,7 +19,7 @@ from featurectl.core import sources
 from featurectl.core.clock import Clock, system_clock
 from featurectl.core.db import Connection, open_connection, translated_errors
 from featurectl.core.queries import query
-from featurectl.core.schema import Change, Column, Table, drop_table, execute, online_table_name, table_changes
+from featurectl.core.schema import Change, Table, drop_table, execute, online_table, online_table_name, table_changes
 from featurectl.core.value_types import column_type
 from featurectl.plugin.store_config import TimescaleStoreConfig
 
@@ -207,13 +207,9 @@ def _table_name(config: RepoConfig, view: FeatureView) -> str:
 
 def _table(config: RepoConfig, view: FeatureView) -> Table:
     owner = f"view '{view.name}'"
-    keys = [Column(key.name, column_type(str(key.dtype), owner=owner), required=True) for key in view.entity_columns]
-    times = [
-        Column("event_timestamp", "timestamp with time zone", required=True),
-        Column("created_timestamp", "timestamp with time zone"),
-    ]
-    features = [Column(feature.name, column_type(str(feature.dtype), owner=owner)) for feature in view.features]
-    return Table(_table_name(config, view), (*keys, *times, *features), tuple(key.name for key in keys))
+    keys = {key.name: column_type(str(key.dtype), owner=owner) for key in view.entity_columns}
+    features = {feature.name: column_type(str(feature.dtype), owner=owner) for feature in view.features}
+    return online_table(_table_name(config, view), keys, features)
 
 
 def _key_values(key: EntityKeyProto) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from featurectl.core.repository import Profile, make_repository
 from featurectl.errors import NotAllowed, SchemaMissing
 from featurectl.plugin import apply as steps
 from tests.fix_repository import Repo
+from tests.integration.test_first_path import candles
 
 NOW = datetime(2024, 5, 1, tzinfo=UTC)
 ONLINE = "online.market__technical_indicators_view"
@@ -181,3 +182,23 @@ def test_online_table_names_that_postgresql_would_cut_are_refused() -> None:
     with pytest.raises(schema.DefinitionError, match="longer than the 63 bytes"):
         schema.online_table_name("project", "v" * 60)
     assert re.fullmatch(r"online\.p__v", schema.online_table_name("p", "v"))
+
+
+def test_a_mapped_column_has_its_own_name_in_history_and_the_fields_name_online(repo: Repo) -> None:
+    edit(
+        repo,
+        "technical_indicators.py",
+        '    description="One row per closed bar',
+        '    field_mapping={"atr_14": "atr"},\n    description="One row per closed bar',
+    )
+    planned = steps.plan(repo.database)
+    assert "add column features.technical_indicators.atr_14 double precision" in [one.summary for one in planned.schema]
+    assert f"add column {ONLINE}.atr_14 double precision" not in [one.summary for one in planned.schema]
+    steps.apply(repo.database, now=NOW)
+    repo.ok("ingest", "candles", "-", "--symbol", "BTCUSDT", "--timeframe", "1h", input=candles())
+    repo.ok("compute")
+    repo.ok("materialize")
+    ((history, online),) = repo.rows(
+        f"SELECT f.atr_14, o.atr FROM features.technical_indicators f JOIN {ONLINE} o USING (symbol, event_timestamp)"
+    )
+    assert history == online is not None
