@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,10 @@ def overrides(context: typer.Context) -> Overrides:
     return given
 
 
-def _store(name: str) -> Any:
+def _store(name: str, kind: Callable[[Any], Any]) -> Any:
     def callback(context: typer.Context, _: Any, value: Any) -> None:
         if value is not None:
-            context.find_root().meta["featurectl.overrides"] = replace(overrides(context), **{name: value})
+            context.find_root().meta["featurectl.overrides"] = replace(overrides(context), **{name: kind(value)})
 
     return callback
 
@@ -38,43 +39,25 @@ def _switch(name: str) -> Any:
 
 def common_options() -> list[TyperOption]:
     """Return the options that every command has; their values go into :func:`overrides` and the diagnostics."""
+
+    def value(*names: str, field: str, kind: Callable[[Any], Any], metavar: str, help: str) -> TyperOption:
+        text = float if kind is float else str
+        callback = _store(field, kind)
+        return TyperOption(
+            param_decls=list(names), type=text, metavar=metavar, callback=callback, expose_value=False, help=help
+        )
+
+    def switch(*names: str, field: str, help: str) -> TyperOption:
+        callback = _switch(field)
+        return TyperOption(param_decls=list(names), is_flag=True, callback=callback, expose_value=False, help=help)
+
+    repo = "The repository. Default: FEATURECTL_REPO, else feature_store.yaml here or above."
+    database = "The database. Default: FEATURECTL_DATABASE_URL, else feature_store.yaml."
+    timeout = "Give a read this long. Default: 30, or statement_timeout."
     return [
-        TyperOption(
-            param_decls=["-C", "--repo"],
-            type=str,
-            metavar="DIR",
-            callback=lambda context, _, value: _store("repo")(context, _, Path(value) if value else None),
-            expose_value=False,
-            help="The repository. Default: FEATURECTL_REPO, else feature_store.yaml here or above.",
-        ),
-        TyperOption(
-            param_decls=["--database-url"],
-            type=str,
-            metavar="URL",
-            callback=_store("database_url"),
-            expose_value=False,
-            help="The database. Default: FEATURECTL_DATABASE_URL, else feature_store.yaml.",
-        ),
-        TyperOption(
-            param_decls=["--timeout"],
-            type=float,
-            metavar="SECONDS",
-            callback=_store("timeout"),
-            expose_value=False,
-            help="Give a read this long. Default: 30, or statement_timeout.",
-        ),
-        TyperOption(
-            param_decls=["-q", "--quiet"],
-            is_flag=True,
-            callback=_switch("quiet"),
-            expose_value=False,
-            help="Only warnings and errors on stderr.",
-        ),
-        TyperOption(
-            param_decls=["--debug"],
-            is_flag=True,
-            callback=_switch("debug"),
-            expose_value=False,
-            help="Show the traceback of an error.",
-        ),
+        value("-C", "--repo", field="repo", kind=Path, metavar="DIR", help=repo),
+        value("--database-url", field="database_url", kind=str, metavar="URL", help=database),
+        value("--timeout", field="timeout", kind=float, metavar="SECONDS", help=timeout),
+        switch("-q", "--quiet", field="quiet", help="Only warnings and errors on stderr."),
+        switch("--debug", field="debug", help="Show the traceback of an error."),
     ]

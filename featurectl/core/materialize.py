@@ -24,11 +24,14 @@ class Materialized:
 
     view: str
     window: Window
-    incremental: bool
     entities: int
     written: int
     unchanged: int
     older: int
+
+    @property
+    def incremental(self) -> bool:
+        return self.window.start is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +97,12 @@ def materialize(
 def _materialize_view(connection: Connection, project: str, view: View, window: Window, now: datetime) -> Materialized:
     with lock(connection, f"materialize {project}.{view.name}"), connection.transaction():
         statement = upsert_statement(view, sources.entity_list(connection, view), window)
-        row = connection.execute(statement, {"start": window.start, "end": window.end}).fetchone()
+        row = connection.execute(statement).fetchone()
         assert row is not None
         entities, written, older = row
         done = Materialized(
             view=view.name,
             window=window,
-            incremental=window.start is None,
             entities=entities,
             written=written,
             unchanged=entities - written - older,
@@ -125,13 +127,10 @@ def _materialize_view(connection: Connection, project: str, view: View, window: 
 
 
 def upsert_statement(view: View, entities: sql.Composable, window: Window) -> sql.Composed:
-    """Return the statement that brings a view's online table up to date; parameters are ``start`` and ``end``."""
+    """Return the statement that brings a view's online table up to date from the rows of the window."""
     assert view.online_table is not None
     names = [field.name for field in view.fields]
     assigned = ["event_timestamp", "created_timestamp", *names]
-    conditions = [sql.SQL("{} <= %(end)s").format(sources.column(view.timestamp_column))]
-    if window.start is not None:
-        conditions.append(sql.SQL("{} >= %(start)s").format(sources.column(view.timestamp_column)))
     return query("materialize", "upsert_newest").format(
         entities=entities,
         keys=sources.commas(sources.column(key, "entities") for key in view.join_keys),
@@ -144,11 +143,9 @@ def upsert_statement(view: View, entities: sql.Composable, window: Window) -> sq
             for field in view.fields
         ),
         source=sources.source(view),
-        match=sources.conjunction(
-            sql.SQL("{} = {}").format(sources.column(key), sources.column(key, "entities")) for key in view.join_keys
-        ),
-        window=sources.conjunction(conditions),
-        order=sources.newest_first(view),
+        match=sources.same_keys(view, "entities"),
+        window=sources.within(view.timestamp_column, window.start, window.end),
+        order=sources.newest_first(view.timestamp_column, view.created_column),
         online=table_identifier(view.online_table),
         assigned=sources.commas(sql.Identifier(name) for name in assigned),
         assigned_values=sources.commas(sources.column(name, "excluded") for name in assigned),

@@ -41,7 +41,7 @@ def joined_view(chosen: Selection) -> JoinedView:
         source=sources.source(view),
         keys=tuple((key, key) for key in view.join_keys),
         timestamp_column=view.timestamp_column,
-        order=sources.newest_first(view),
+        order=sources.newest_first(view.timestamp_column, view.created_column),
         ttl=view.ttl,
         features=tuple((field.source_column, field.name) for field in fields),
     )
@@ -120,19 +120,11 @@ def window_statement(selections: Sequence[Selection], entities: Sequence[EntityI
 
 
 def _events(view: View, window: Window) -> sql.Composed:
-    event = sources.column(view.timestamp_column)
-    bounds: list[sql.Composable] = []
-    if window.start:
-        bounds.append(sql.SQL(" AND {} >= {}").format(event, sql.Literal(window.start)))
-    if window.end:
-        bounds.append(sql.SQL(" AND {} <= {}").format(event, sql.Literal(window.end)))
     return query("offline", "events_of_view").format(
-        event=event,
+        event=sources.column(view.timestamp_column),
         source=sources.source(view),
-        match=sources.conjunction(
-            sql.SQL("{} = {}").format(sources.column(key), sources.column(key, "wanted")) for key in view.join_keys
-        ),
-        window=sql.SQL("").join(bounds),
+        match=sources.same_keys(view, "wanted"),
+        window=sources.within(view.timestamp_column, window.start, window.end),
     )
 
 

@@ -169,11 +169,9 @@ def history_statement(chosen: Selection) -> sql.Composed:
             sources.column(name) for name in (view.timestamp_column, *(field.source_column for field in fields))
         ),
         source=sources.source(view),
-        match=sources.conjunction(
-            sql.SQL("{} = {}").format(sources.column(key), sources.column(key, "k")) for key in view.join_keys
-        ),
+        match=sources.same_keys(view, "k"),
         event=sources.column(view.timestamp_column),
-        order=sources.newest_first(view),
+        order=sources.newest_first(view.timestamp_column, view.created_column),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 from psycopg import sql
 
@@ -17,9 +18,12 @@ def source(view: View) -> sql.Composable:
 
     Both are the user's own SQL, from the feature repository, and stand as Feast's stock store would put them.
     """
-    if view.source_table:
-        return sql.SQL(view.source_table)
-    return sql.SQL("(\n{}\n)").format(sql.SQL(view.source_query or ""))
+    return sql.SQL(view.source_table) if view.source_table else subquery(view.source_query or "")
+
+
+def subquery(text: str) -> sql.Composable:
+    """Return a query of the user's in parentheses, on lines of its own: it may end in a comment."""
+    return sql.SQL("(\n{}\n)").format(sql.SQL(text))
 
 
 def column(name: str, alias: str = "s") -> sql.Composable:
@@ -41,12 +45,24 @@ def created(view: View) -> sql.Composable:
     return column(view.created_column) if view.created_column else sql.SQL("NULL::timestamptz")
 
 
-def newest_first(view: View) -> sql.Composable:
+def newest_first(timestamp_column: str, created_column: str | None) -> sql.Composable:
     """Order rows so that the first is the one that counts: latest event, then latest write."""
-    parts = [sql.SQL("{} DESC").format(column(view.timestamp_column))]
-    if view.created_column:
-        parts.append(sql.SQL("{} DESC NULLS LAST").format(column(view.created_column)))
+    parts = [sql.SQL("{} DESC").format(column(timestamp_column))]
+    if created_column:
+        parts.append(sql.SQL("{} DESC NULLS LAST").format(column(created_column)))
     return commas(parts)
+
+
+def same_keys(view: View, alias: str) -> sql.Composable:
+    """Hold a row of the source to the keys of ``alias``."""
+    return conjunction(sql.SQL("{} = {}").format(column(key), column(key, alias)) for key in view.join_keys)
+
+
+def within(timestamp_column: str, start: datetime | None, end: datetime | None) -> sql.Composable:
+    """Hold a row of the source to a window of event time, both ends included."""
+    bounds = (("{} >= {}", start), ("{} <= {}", end))
+    event = column(timestamp_column)
+    return conjunction(sql.SQL(bound).format(event, sql.Literal(limit)) for bound, limit in bounds if limit)
 
 
 def entity_list(connection: Connection, view: View) -> sql.Composable:

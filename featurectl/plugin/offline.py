@@ -173,17 +173,14 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):  # type: ignore[misc]
         end_date: datetime,
     ) -> RetrievalJob:
         """Return each entity's newest row of the window, both ends included."""
-        newest = [sql.SQL("{} DESC").format(sql.Identifier(timestamp_field))]
-        if created_timestamp_column:
-            newest.append(sql.SQL("{} DESC NULLS LAST").format(sql.Identifier(created_timestamp_column)))
-        keys = list(map(sql.Identifier, join_key_columns))
+        keys = [sources.column(key) for key in join_key_columns]
         distinct = sql.SQL("DISTINCT ON ({}) ").format(sources.commas(keys)) if keys else sql.SQL("")
         statement = sql.SQL("SELECT {}{} FROM {} AS s WHERE {} ORDER BY {}{}").format(
             distinct,
             _columns(join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column),
             _from(data_source),
-            _window(timestamp_field, start_date, end_date),
-            sources.commas([*keys, *newest]),
+            sources.within(timestamp_field, start_date, end_date),
+            sources.commas([*keys, sources.newest_first(timestamp_field, created_timestamp_column)]),
             sql.SQL("" if keys else " LIMIT 1"),
         )
         return TimescaleRetrievalJob(config, statement)
@@ -203,7 +200,7 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):  # type: ignore[misc]
         statement = sql.SQL("SELECT {} FROM {} AS s WHERE {}").format(
             _columns(join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column),
             _from(data_source),
-            _window(timestamp_field, start_date, end_date),
+            sources.within(timestamp_field, start_date, end_date),
         )
         return TimescaleRetrievalJob(config, statement)
 
@@ -215,7 +212,8 @@ def _url(config: RepoConfig) -> str:
 def _from(source: DataSource) -> sql.Composable:
     if not isinstance(source, PostgreSQLSource):
         raise UsageError(f"source '{source.name}' is a {type(source).__name__}; this store reads a PostgreSQLSource")
-    return sql.SQL(source.get_table_query_string())
+    options = source._postgres_options
+    return sql.SQL(options._table) if options._table else sources.subquery(options._query)
 
 
 def _columns(keys: list[str], features: list[str], event: str, created: str | None) -> sql.Composable:
@@ -227,17 +225,9 @@ def _columns(keys: list[str], features: list[str], event: str, created: str | No
     return sources.commas(columns)
 
 
-def _window(event: str, start: datetime | None, end: datetime | None) -> sql.Composable:
-    bounds = [sql.SQL("{} >= {}").format(sources.column(event), sql.Literal(start))] if start else []
-    if end:
-        bounds.append(sql.SQL("{} <= {}").format(sources.column(event), sql.Literal(end)))
-    return sources.conjunction(bounds)
-
-
 def _entities(config: RepoConfig, entity_df: pd.DataFrame | str) -> _Entities:
     if isinstance(entity_df, str):
-        # On lines of its own: the query may end in a comment.
-        relation = sql.SQL("(\n{}\n)").format(sql.SQL(entity_df.rstrip().removesuffix(";")))
+        relation = sources.subquery(entity_df.rstrip().removesuffix(";"))
         statement = sql.SQL("SELECT * FROM {} AS spine LIMIT 0").format(relation)
         with arrow.connect(_url(config)) as connection:
             empty = connection.table(statement)
@@ -265,7 +255,7 @@ def _every_event(views: Sequence[FeatureView], start: datetime | None, end: date
             sql.SQL("").join(sql.SQL("{}, ").format(sources.column(key)) for key in keys),
             sources.column(view.batch_source.timestamp_field),
             _from(view.batch_source),
-            _window(view.batch_source.timestamp_field, start, end),
+            sources.within(view.batch_source.timestamp_field, start, end),
         )
         for view in views
     ]
@@ -301,17 +291,14 @@ def _joined(
     context: Any, view: FeatureView, full_names: bool, entities: _Entities, filter_by_created: bool
 ) -> offline.JoinedView:
     pairs = [selection.split(" AS ") for selection in context.entity_selections]
-    order = [sql.SQL("{} DESC").format(sources.column(context.timestamp_field))]
     created = context.created_timestamp_column
-    if created:
-        order.append(sql.SQL("{} DESC NULLS LAST").format(sources.column(created)))
     prefix = f"{context.name}__" if full_names else ""
     names: Callable[[str], str] = lambda column: prefix + context.field_mapping.get(column, column)  # noqa: E731
     return offline.JoinedView(
         source=_from(view.batch_source),
         keys=tuple((column, key) for column, key in pairs if not column.startswith("__dummy")),
         timestamp_column=context.timestamp_field,
-        order=sources.commas(order),
+        order=sources.newest_first(context.timestamp_field, created),
         ttl=timedelta(seconds=context.ttl) if context.ttl else None,
         features=tuple((column, names(column)) for column in context.features),
         not_after=(created, entities.event_column) if filter_by_created and created else None,

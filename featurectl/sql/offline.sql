@@ -24,4 +24,4 @@ LEFT JOIN LATERAL (
 
 -- events_of_view --
 -- One view's event times for one entity.
-SELECT {event} AS event_timestamp FROM {source} AS s WHERE {match}{window};
+SELECT {event} AS event_timestamp FROM {source} AS s WHERE {match} AND {window};
