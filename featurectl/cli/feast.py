@@ -13,7 +13,7 @@ from featurectl.cli import diagnostics
 from featurectl.cli.app import new_app
 from featurectl.cli.options import Command, overrides
 from featurectl.core import schema
-from featurectl.core.config import DATABASE_VARIABLE, REGISTRY_SCHEMA
+from featurectl.core.config import DATABASE_VARIABLE
 from featurectl.core.db import Database, open_database
 
 app = new_app()
@@ -46,5 +46,6 @@ def feast(
 
 def _prepare(database: Database) -> None:
     """Make the registry's schema: Feast makes tables, but no schema."""
-    with database.connect() as connection:
-        schema.execute(connection, schema.schema_changes(connection, REGISTRY_SCHEMA))
+    if name := database.config.registry_schema:
+        with database.connect() as connection:
+            schema.execute(connection, schema.schema_changes(connection, name))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
 from featurectl.core import redact
 from featurectl.errors import ConfigError, RepositoryNotFound, UnsetVariable
@@ -16,15 +17,15 @@ FILE_NAME = "feature_store.yaml"
 REPO_VARIABLE = "FEATURECTL_REPO"
 DATABASE_VARIABLE = "FEATURECTL_DATABASE_URL"
 EMBEDDED = "embedded"
-# Feast's SQL registry stands here, by the search_path that the templates of feature_store.yaml give it.
-REGISTRY_SCHEMA = "feast"
 ONLINE_STORE = "featurectl.plugin.online.TimescaleOnlineStore"
+OFFLINE_STORE = "featurectl.plugin.offline.TimescaleOfflineStore"
 
 # Fewer bars, and what Wilder's averages still remember of their start is more than 1e-9 of their value.
 MIN_WARMUP = 400
 
 _VARIABLE = re.compile(r"\$\{(?P<braced>[^}]*)\}|\$(?P<plain>[A-Za-z_]\w*)")
 _NAME = re.compile(r"[A-Za-z_]\w*")
+_SEARCH_PATH = re.compile(r"search_path=(?P<schema>\w+)")
 _PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
 
 
@@ -41,7 +42,8 @@ class Overrides:
 class Config:
     """One repository's settings, resolved.
 
-    ``database_url`` is ``None`` when the embedded server is used. Times are seconds.
+    ``database_url`` is ``None`` when the embedded server is used. ``registry_schema`` is where Feast's SQL registry
+    stands in the same database; ``None`` where the registry is a file or somewhere else. Times are seconds.
     """
 
     root: Path
@@ -49,6 +51,7 @@ class Config:
     database_url: str | None = field(repr=False)
     online_store: str = ONLINE_STORE
     online_schema: str = "online"
+    registry_schema: str | None = None
     connect_timeout: float = 5
     statement_timeout: float = 30
     warmup_bars: int = 1000
@@ -92,12 +95,15 @@ def load_config(overrides: Overrides | None = None) -> Config:
     document = _expand(_read_yaml(path), path)
     own = _section(document, "featurectl", path)
     online = _section(document, "online_store", path)
+    offline = _section(document, "offline_store", path)
+    url = _database_url(overrides, own, (online, offline), path)
     return Config(
         root=root,
         project=_project(document, path),
-        database_url=_database_url(overrides, own, online, path),
+        database_url=url,
         online_store=str(online.get("type", "sqlite")),
         online_schema=str(online.get("db_schema", "online")),
+        registry_schema=_registry_schema(document.get("registry"), url),
         connect_timeout=_seconds("FEATURECTL_CONNECT_TIMEOUT", own.get("connect_timeout"), 5, path),
         statement_timeout=_timeout(overrides.timeout, own.get("statement_timeout"), path),
         warmup_bars=_count("warmup_bars", own.get("warmup_bars", 1000), path, least=MIN_WARMUP),
@@ -171,13 +177,49 @@ def _project(document: Mapping[str, Any], path: Path) -> str:
     return project
 
 
-def _database_url(overrides: Overrides, own: Mapping[str, Any], online: Mapping[str, Any], path: Path) -> str | None:
-    url = overrides.database_url or os.environ.get(DATABASE_VARIABLE) or own.get("database") or online.get("url")
+def _database_url(
+    overrides: Overrides, own: Mapping[str, Any], stores: Iterable[Mapping[str, Any]], path: Path
+) -> str | None:
+    url = overrides.database_url or os.environ.get(DATABASE_VARIABLE) or own.get("database")
+    url = url or next(filter(None, map(_store_url, stores)), None)
     if url == EMBEDDED:
         return None
     if not url:
         raise ConfigError(f"{path} names no database; set {DATABASE_VARIABLE}, or `featurectl: {{database: embedded}}`")
     return normalize_url(str(url))
+
+
+def _store_url(store: Mapping[str, Any]) -> str | None:
+    """Return where one of our stores keeps its data; it may say so in one URL or in Feast's single settings."""
+    if store.get("type") not in (ONLINE_STORE, OFFLINE_STORE):
+        return None
+    if store.get("url") or not store.get("host"):
+        return store.get("url")
+    user, password = (quote(str(store.get(name) or ""), safe="") for name in ("user", "password"))
+    account = f"{user}:{password}" if password else user
+    host, port = str(store["host"]), store.get("port", 5432)
+    settings = {"host": host, "port": port} if host.startswith("/") else {}
+    settings |= {"sslmode": store["sslmode"]} if store.get("sslmode") else {}
+    place = "" if host.startswith("/") else f"{host}:{port}"
+    return f"postgresql://{account}@{place}/{quote(str(store.get('database', '')))}?{urlencode(settings)}"
+
+
+def _registry_schema(registry: Any, url: str | None) -> str | None:
+    """Return the schema of Feast's SQL registry where that is in our database, by its ``search_path``."""
+    if not isinstance(registry, Mapping) or registry.get("registry_type") != "sql":
+        return None
+    place = str(registry.get("path") or "")
+    # Where the file names our variable, Feast is given our database in it.
+    ours = {_without_driver(one) for one in (url, os.environ.get(DATABASE_VARIABLE)) if one}
+    if place and _without_driver(place) not in ours:
+        return None
+    arguments = (registry.get("sqlalchemy_config_kwargs") or {}).get("connect_args") or {}
+    found = _SEARCH_PATH.search(str(arguments.get("options", "")))
+    return found["schema"] if found else "public"
+
+
+def _without_driver(url: str) -> str:
+    return url.partition("://")[2]
 
 
 def normalize_url(url: str) -> str:

@@ -15,7 +15,7 @@ from psycopg import sql
 from featurectl.core import catalog as catalogs
 from featurectl.core import clock, compute, schema, timescale
 from featurectl.core.catalog import Catalog
-from featurectl.core.config import FILE_NAME, REGISTRY_SCHEMA, Config, Overrides, load_config
+from featurectl.core.config import FILE_NAME, Config, Overrides, load_config
 from featurectl.core.db import Connection, Database
 from featurectl.core.entity import TIMEFRAMES
 from featurectl.core.queries import query
@@ -173,16 +173,14 @@ def _definitions(connection: Connection, config: Config) -> Iterator[Finding]:
 
 
 def _registry(connection: Connection, config: Config, catalog: Catalog) -> Iterator[Finding]:
-    table = f"{REGISTRY_SCHEMA}.feature_views"
-    if not schema.columns_of(connection, table):
-        yield Finding(
-            Level.ERROR,
-            "registry",
-            f"Feast's registry is not in schema {REGISTRY_SCHEMA}",
-            "run `featurectl apply`",
-        )
+    place = config.registry_schema
+    if place is None:
+        yield Finding(Level.OK, "registry", "a file or another database; only Feast reads it")
         return
-    statement = query("doctor", "registry_views").format(views=sql.Identifier(REGISTRY_SCHEMA, "feature_views"))
+    if not schema.columns_of(connection, f"{place}.feature_views"):
+        yield Finding(Level.ERROR, "registry", f"Feast's registry is not in schema {place}", "run `featurectl apply`")
+        return
+    statement = query("doctor", "registry_views").format(views=sql.Identifier(place, "feature_views"))
     row = connection.execute(statement, {"project": config.project}).fetchone()
     views, changed = (row[0] or [], row[1]) if row else ([], None)
     published = [view.name for view in catalog.views]

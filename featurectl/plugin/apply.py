@@ -12,7 +12,6 @@ from psycopg import sql
 from featurectl import __version__
 from featurectl.core import catalog as catalogs
 from featurectl.core import schema, sources
-from featurectl.core.config import REGISTRY_SCHEMA
 from featurectl.core.db import Connection, Database
 from featurectl.core.locks import lock
 from featurectl.core.schema import Change
@@ -88,7 +87,7 @@ def _plan(connection: Connection, database: Database, definitions: Definitions) 
     config = database.config
     migrations = schema.pending_migrations(connection)
     published = catalogs.find_catalog(connection, config.project) if not _is_new(connection) else None
-    changes = schema.schema_changes(connection, REGISTRY_SCHEMA)
+    changes = schema.schema_changes(connection, config.registry_schema) if config.registry_schema else []
     changes += [Change(f"migrate featurectl's schema: {one.name}", one.statements) for one in migrations]
     wanted = schema.wanted_tables(definitions.catalog, definitions.key_types, online=config.online_store_is_ours)
     for table in wanted:
@@ -97,7 +96,7 @@ def _plan(connection: Connection, database: Database, definitions: Definitions) 
     _check_sources(connection, definitions)
     return Plan(
         files=_shown_files(definitions),
-        registry=tuple(registry_changes(connection, config, definitions)),
+        registry=tuple(registry_changes(connection, database, definitions)),
         schema=tuple(changes),
         catalog_version=published.version if published else None,
         catalog_changes=published is None or published.content_hash != definitions.catalog.content_hash,

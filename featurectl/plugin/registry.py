@@ -21,14 +21,15 @@ from feast.protos.feast.core.Entity_pb2 import Entity as EntityProto
 from feast.protos.feast.core.FeatureService_pb2 import FeatureService as FeatureServiceProto
 from feast.protos.feast.core.FeatureView_pb2 import FeatureView as FeatureViewProto
 from feast.protos.feast.core.OnDemandFeatureView_pb2 import OnDemandFeatureView as OnDemandFeatureViewProto
+from feast.protos.feast.core.StreamFeatureView_pb2 import StreamFeatureView as StreamFeatureViewProto
 from feast.repo_config import FeastConfigError
+from feast.stream_feature_view import StreamFeatureView
 from psycopg import sql
 from sqlalchemy.exc import DBAPIError
 
-from featurectl.core.config import DATABASE_VARIABLE, REGISTRY_SCHEMA, Config
+from featurectl.core.config import DATABASE_VARIABLE, Config
 from featurectl.core.db import Connection, Database, translate
 from featurectl.core.queries import query
-from featurectl.core.schema import quoted
 from featurectl.core.times import duration
 from featurectl.errors import ConfigError, DefinitionError
 from featurectl.plugin.definitions import Definitions, working_in
@@ -48,29 +49,35 @@ class RegistryChange:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """How one kind of object is stored in the SQL registry, and what of it counts as a change."""
+    """How one kind of object is stored in the SQL registry, what lists it in others, and what of it is a change."""
 
     label: str
     table: str
     column: str
+    listing: str
     read: Callable[[bytes], Any]
     attributes: Callable[[Any], Attributes]
 
 
-def registry_changes(connection: Connection, config: Config, definitions: Definitions) -> list[RegistryChange]:
+def registry_changes(connection: Connection, database: Database, definitions: Definitions) -> list[RegistryChange]:
     """Return what differs between the registry and the definitions; reads only, and needs no registry to be there."""
     contents = definitions.contents
     wanted = {
         "entity": [entity for entity in contents.entities if not entity.name.startswith("__dummy")],
         "source": contents.data_sources,
         "view": contents.feature_views,
+        "stream view": contents.stream_feature_views,
         "on-demand view": contents.on_demand_feature_views,
         "service": contents.feature_services,
     }
     changes: list[RegistryChange] = []
+    existing = _stored(connection, database.config) if database.config.registry_schema else _listed(database)
     for kind in _KINDS:
-        existing = _existing(connection, config, kind)
-        changes += _compare(kind.label, existing, {item.name: kind.attributes(item) for item in wanted[kind.label]})
+        before, after = (
+            {item.name: kind.attributes(item) for item in items if not item.name.startswith("__dummy")}
+            for items in (existing[kind.label], wanted[kind.label])
+        )
+        changes += _compare(kind.label, before, after)
     return changes
 
 
@@ -96,15 +103,27 @@ def _differences(before: Attributes, after: Attributes) -> tuple[str, ...]:
     )
 
 
-def _existing(connection: Connection, config: Config, kind: _Kind) -> dict[str, Attributes]:
-    table = f"{REGISTRY_SCHEMA}.{kind.table}"
-    if not connection.execute(query("schema", "columns_of"), {"table": quoted(table)}).fetchall():
-        return {}
-    statement = sql.SQL("SELECT {} FROM {} WHERE project_id = %s").format(
-        sql.Identifier(kind.column), sql.Identifier(REGISTRY_SCHEMA, kind.table)
-    )
-    objects = [kind.read(bytes(row[0])) for row in connection.execute(statement, [config.project])]
-    return {item.name: kind.attributes(item) for item in objects if not item.name.startswith("__dummy")}
+def _stored(connection: Connection, config: Config) -> dict[str, list[Any]]:
+    """Return what Feast's SQL registry in our database holds; Feast itself would create its tables to look."""
+    return {kind.label: _rows(connection, config, kind) for kind in _KINDS}
+
+
+def _rows(connection: Connection, config: Config, kind: _Kind) -> list[Any]:
+    place = sql.Identifier(config.registry_schema or "public", kind.table)
+    there = connection.execute(query("schema", "columns_of"), {"table": place.as_string()}).fetchall()
+    if not there:
+        return []
+    statement = sql.SQL("SELECT {} FROM {} WHERE project_id = %s").format(sql.Identifier(kind.column), place)
+    return [kind.read(bytes(row[0])) for row in connection.execute(statement, [config.project])]
+
+
+def _listed(database: Database) -> dict[str, list[Any]]:
+    """Return what a registry of another kind holds, as Feast tells it."""
+    with feast_store(database) as store:
+        return {
+            kind.label: getattr(store.registry, kind.listing)(project=store.project, allow_cache=False)
+            for kind in _KINDS
+        }
 
 
 def _common(item: Any) -> Attributes:
@@ -154,34 +173,50 @@ def _service(service: FeatureService) -> Attributes:
     return features | _common(service)
 
 
+def _reader(kind: Any, proto: Any) -> Callable[[bytes], Any]:
+    return lambda data: kind.from_proto(proto.FromString(data))
+
+
 _KINDS = (
-    _Kind("entity", "entities", "entity_proto", lambda data: Entity.from_proto(EntityProto.FromString(data)), _entity),
+    _Kind("entity", "entities", "entity_proto", "list_entities", _reader(Entity, EntityProto), _entity),
     _Kind(
         "source",
         "data_sources",
         "data_source_proto",
-        lambda data: DataSource.from_proto(DataSourceProto.FromString(data)),
+        "list_data_sources",
+        _reader(DataSource, DataSourceProto),
         _source,
     ),
     _Kind(
         "view",
         "feature_views",
         "feature_view_proto",
-        lambda data: FeatureView.from_proto(FeatureViewProto.FromString(data)),
+        "list_feature_views",
+        _reader(FeatureView, FeatureViewProto),
+        _view,
+    ),
+    _Kind(
+        "stream view",
+        "stream_feature_views",
+        "feature_view_proto",
+        "list_stream_feature_views",
+        _reader(StreamFeatureView, StreamFeatureViewProto),
         _view,
     ),
     _Kind(
         "on-demand view",
         "on_demand_feature_views",
         "feature_view_proto",
-        lambda data: OnDemandFeatureView.from_proto(OnDemandFeatureViewProto.FromString(data)),
+        "list_on_demand_feature_views",
+        _reader(OnDemandFeatureView, OnDemandFeatureViewProto),
         _on_demand_view,
     ),
     _Kind(
         "service",
         "feature_services",
         "feature_service_proto",
-        lambda data: FeatureService.from_proto(FeatureServiceProto.FromString(data)),
+        "list_feature_services",
+        _reader(FeatureService, FeatureServiceProto),
         _service,
     ),
 )

@@ -1,0 +1,250 @@
+"""Turn Feast objects, from files or from a registry, into the catalog that every other command reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+from feast import Entity, FeatureService, FeatureView, ValueType
+from feast.feature_view import DUMMY_ENTITY_NAME
+from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
+from feast.repo_contents import RepoContents
+from feast.types import from_value_type
+
+from featurectl.core import catalog, schema
+from featurectl.core.config import Config
+from featurectl.core.functions import FunctionSet, load_functions
+from featurectl.core.value_types import column_type
+from featurectl.errors import DefinitionError
+
+RESERVED = ("event_timestamp", "created_timestamp", "source_created_timestamp")
+COMPUTED_SOURCES = ("candles",)
+COMPUTED_TYPES = ("Float64", "Float32", "Int64", "Int32")
+# A century: beyond it, arithmetic with instants overflows.
+MAX_TTL = timedelta(days=36500)
+
+FileOf = Callable[[object], str]
+
+
+def catalog_of(
+    config: Config,
+    contents: RepoContents,
+    file_of: FileOf,
+    *,
+    refuse: Callable[[DefinitionError], None] | None = None,
+) -> catalog.Catalog:
+    """Return the catalog that a repository's objects make; ``file_of`` names an object's place in messages.
+
+    A view that can't be in it is an error, or is left out where ``refuse`` takes the error.
+
+    Raises:
+        DefinitionError: a definition contradicts itself.
+    """
+    views = []
+    for view in views_of(contents):
+        try:
+            views.append(_view(config, view, contents, file_of(view)))
+        except DefinitionError as error:
+            if refuse is None:
+                raise
+            refuse(error)
+    names = {view.name for view in views}
+    services = [_service(service, names) for service in contents.feature_services]
+    built = catalog.Catalog(
+        project=config.project,
+        entities=tuple(_entity(entity) for entity in real_entities(contents)),
+        views=tuple(sorted(views, key=lambda view: view.name)),
+        services=tuple(sorted(services, key=lambda service: service.name)),
+    )
+    return catalog.hashed(built)
+
+
+def views_of(contents: RepoContents) -> list[FeatureView]:
+    """Return the views that have rows of their own: all but those computed on demand."""
+    return [*contents.feature_views, *contents.stream_feature_views]
+
+
+def real_entities(contents: RepoContents) -> list[Entity]:
+    """Return the entities without the one that stands for having none."""
+    return [entity for entity in contents.entities if entity.name != DUMMY_ENTITY_NAME]
+
+
+def key_types(contents: RepoContents, file_of: FileOf) -> dict[str, str]:
+    """Return the column type of every join key."""
+    return {
+        key: column_type(kind, owner=f"{file_of(view)}: join key '{key}' of view '{view.name}'")
+        for view in views_of(contents)
+        for key, kind in _keys(view, contents, file_of(view)).items()
+    }
+
+
+def check_name(owner: str, name: str) -> None:
+    """Refuse a name that the command line and the file formats could not tell from several, or from none.
+
+    Raises:
+        DefinitionError: names ``owner``.
+    """
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise DefinitionError(f"{owner}: a name is letters, digits, underscores, dots and hyphens; rename it")
+
+
+def is_transformed(view: FeatureView) -> bool:
+    """Tell whether a view's features are made from its source by a function of Feast's, or from other views."""
+    made = ("feature_transformation", "aggregations", "source_views")
+    return any(getattr(view, name, None) for name in made)
+
+
+def _entity(entity: Entity) -> catalog.Entity:
+    return catalog.Entity(entity.name, entity.join_key, entity.value_type.name, entity.description, dict(entity.tags))
+
+
+def _service(service: FeatureService, views: set[str]) -> catalog.Service:
+    """Return a service with its features of stored views; those computed on demand are Feast's to compute."""
+    features = tuple(
+        (projection.name, feature.name)
+        for projection in service.feature_view_projections
+        for feature in (projection.features or [])
+        if projection.name in views
+    )
+    return catalog.Service(service.name, service.description, dict(service.tags), features)
+
+
+def _keys(view: FeatureView, contents: RepoContents, place: str) -> dict[str, str]:
+    """Return a view's join keys and their value types; Feast itself learns them only when it applies.
+
+    Raises:
+        DefinitionError: the view names an entity that is not defined.
+    """
+    entities = {entity.name: entity for entity in real_entities(contents)}
+    learnt = {column.name: str(column.dtype) for column in view.entity_columns}
+    keys = {}
+    for name in view.entities:
+        if name == DUMMY_ENTITY_NAME:
+            continue
+        if name not in entities:
+            raise DefinitionError(f"{place}: view '{view.name}' has entity '{name}'; entities: {', '.join(entities)}")
+        key, kind = entities[name].join_key, entities[name].value_type
+        keys[key] = learnt.get(key) or ("String" if kind is ValueType.UNKNOWN else str(from_value_type(kind)))
+    return keys
+
+
+def _view(config: Config, view: FeatureView, contents: RepoContents, place: str) -> catalog.View:
+    source = view.batch_source
+    if not isinstance(source, PostgreSQLSource):
+        kind = type(source).__name__ if source is not None else "no source"
+        raise DefinitionError(f"{place}: view '{view.name}' has {kind}; featurectl reads a PostgreSQLSource")
+    transformed = is_transformed(view)
+    computed_from = view.tags.get("computed_from")
+    keys = tuple(_keys(view, contents, place))
+    built = catalog.View(
+        name=view.name,
+        join_keys=keys,
+        ttl_seconds=_ttl(view, place).total_seconds(),
+        online=bool(view.online),
+        source_table=None if transformed else source._postgres_options._table or None,
+        source_query=None if transformed else source._postgres_options._query or None,
+        timestamp_column=source.timestamp_field,
+        created_column=source.created_timestamp_column or None,
+        online_table=_online_table(config, view, place) if keys else None,
+        computed_from=computed_from,
+        functions_file=_functions_file(view, place, config.root) if computed_from else None,
+        functions_hash=None,
+        description=view.description,
+        tags=dict(view.tags),
+        fields=(),
+    )
+    _check_field_names(view, built, place)
+    if not computed_from:
+        return replace(built, fields=_fields(view, place, {}))
+    functions = _functions(view, built, place, config.root)
+    descriptions = {feature.name: feature.description for feature in functions.ordered}
+    return replace(built, functions_hash=functions.code_hash, fields=_fields(view, place, descriptions))
+
+
+def _ttl(view: FeatureView, place: str) -> timedelta:
+    ttl: timedelta = view.ttl or timedelta(0)
+    if not timedelta(0) <= ttl <= MAX_TTL:
+        raise DefinitionError(
+            f"{place}: view '{view.name}' has ttl={ttl}; give up to {MAX_TTL.days} days, or timedelta(0) for no limit"
+        )
+    return ttl
+
+
+def _online_table(config: Config, view: FeatureView, place: str) -> str | None:
+    if not (config.online_store_is_ours and view.online):
+        return None
+    try:
+        return schema.online_table_name(config.project, view.name, config.online_schema)
+    except DefinitionError as error:
+        raise DefinitionError(f"{place}: {error}") from None
+
+
+def _functions_file(view: FeatureView, place: str, root: Path) -> str:
+    kind = view.tags["computed_from"]
+    if kind not in COMPUTED_SOURCES:
+        raise DefinitionError(
+            f"{place}: view '{view.name}' has computed_from={kind}; choices: {', '.join(COMPUTED_SOURCES)}"
+        )
+    file = view.tags.get("functions", "indicators.py")
+    if not file.endswith(".py"):
+        raise DefinitionError(f"{place}: view '{view.name}' has functions={file}; name a Python file, beside this one")
+    if place.endswith(".py"):
+        return str(Path(place).parent / file)
+    # A registry does not tell which file a view stood in.
+    found = [path for path in root.glob(f"**/{file}") if not any(part.startswith(".") for part in path.parts)]
+    if len(found) != 1:
+        raise DefinitionError(f"{place}: view '{view.name}' has functions={file}, which {len(found)} files are called")
+    return str(found[0].relative_to(root))
+
+
+def _fields(view: FeatureView, place: str, descriptions: Mapping[str, str]) -> tuple[catalog.Field, ...]:
+    mapping = {name: column for column, name in view.batch_source.field_mapping.items()}
+    fields = []
+    for item in view.features:
+        owner = f"{place}: field '{item.name}' of view '{view.name}'"
+        kind = str(item.dtype)
+        fields.append(
+            catalog.Field(
+                name=item.name,
+                value_type=kind,
+                column_type=column_type(kind, owner=owner),
+                source_column=mapping.get(item.name, item.name),
+                # In the catalog only: Feast's own plan would see a difference it can't explain.
+                description=item.description or descriptions.get(item.name, ""),
+                tags=dict(item.tags),
+            )
+        )
+    return tuple(fields)
+
+
+def _check_field_names(view: FeatureView, built: catalog.View, place: str) -> None:
+    seen = set()
+    for item in view.features:
+        owner = f"{place}: field '{item.name}' of view '{view.name}'"
+        check_name(owner, item.name)
+        if item.name in seen:
+            raise DefinitionError(f"{owner} is there twice; rename or remove one")
+        if item.name in RESERVED or item.name in built.join_keys:
+            raise DefinitionError(f"{owner} has a name that the tables use themselves; rename it")
+        if len(item.name.encode()) > schema.MAX_IDENTIFIER_BYTES:
+            limit = f"the {schema.MAX_IDENTIFIER_BYTES} bytes PostgreSQL keeps"
+            raise DefinitionError(f"{owner} is longer than {limit}; shorten it")
+        seen.add(item.name)
+
+
+def _functions(view: FeatureView, built: catalog.View, place: str, root: Path) -> FunctionSet:
+    if set(built.join_keys) != {"symbol", "timeframe"} or not built.source_table or built.source_table.count(".") != 1:
+        raise DefinitionError(
+            f"{place}: view '{view.name}' is computed from candles; it must be keyed by symbol and timeframe, over a "
+            "source with table='schema.table'"
+        )
+    for item in view.features:
+        if str(item.dtype) not in COMPUTED_TYPES:
+            raise DefinitionError(
+                f"{place}: field '{item.name}' of view '{view.name}' is computed and has type {item.dtype}; "
+                f"types: {', '.join(COMPUTED_TYPES)}"
+            )
+    return load_functions(root / (built.functions_file or ""), [item.name for item in view.features], root=root)
