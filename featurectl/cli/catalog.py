@@ -10,7 +10,8 @@ import typer
 from featurectl.cli import output
 from featurectl.cli.app import new_app
 from featurectl.cli.options import Command, FormatOption, JsonOption, OutputOption, chosen, overrides
-from featurectl.core.catalog import Catalog, Entity, Service, View, read_catalog
+from featurectl.cli.published import published_catalog
+from featurectl.core.catalog import Catalog, Entity, Service, View
 from featurectl.core.db import Connection, open_database
 from featurectl.core.queries import query
 from featurectl.core.times import duration
@@ -68,7 +69,7 @@ def entities(
     """
     database = open_database(overrides(context))
     with database.connect(read_only=True) as connection:
-        catalog = read_catalog(connection, database.config.project)
+        catalog = published_catalog(database, connection)
         report = _entity(connection, catalog.entity(name)) if name else _entities(catalog)
     output.emit(report, chosen(format, json), path)
 
@@ -76,7 +77,7 @@ def entities(
 def _catalog(context: typer.Context) -> Catalog:
     database = open_database(overrides(context))
     with database.connect(read_only=True) as connection:
-        return read_catalog(connection, database.config.project)
+        return published_catalog(database, connection)
 
 
 def _header(catalog: Catalog) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def _view(view: View) -> output.Report:
     footer = [
         f"entities: {', '.join(view.join_keys) or 'none'}   ttl: {_ttl(view)}",
         f"online: {'yes' if view.online else 'no'}   online table: {view.online_table or '-'}",
-        f"source: {view.source_table or 'a query'}",
+        f"source: {view.source_table or ('a query' if view.source_query else 'made by Feast')}",
     ]
     if view.computed_from:
         footer.append(f"computed from {view.computed_from} by {view.functions_file}")

@@ -9,8 +9,8 @@ import typer
 from featurectl.cli import diagnostics, output
 from featurectl.cli.app import new_app
 from featurectl.cli.options import Command, FormatOption, JsonOption, OutputOption, chosen, overrides, split
+from featurectl.cli.published import published_catalog
 from featurectl.core import compute as core
-from featurectl.core.catalog import read_catalog
 from featurectl.core.clock import system_clock
 from featurectl.core.db import open_database
 from featurectl.core.times import parse_window
@@ -54,7 +54,7 @@ def compute(
     request = core.Request(split(symbols), split(timeframes), window, full)
     database = open_database(overrides(context))
     with database.connect() as connection, diagnostics.progress("compute") as progress:
-        catalog = read_catalog(connection, database.config.project)
+        catalog = published_catalog(database, connection)
         results = core.compute(
             connection,
             catalog,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -15,6 +16,7 @@ from featurectl.cli.options import Command, overrides
 from featurectl.core import schema
 from featurectl.core.config import DATABASE_VARIABLE
 from featurectl.core.db import Database, open_database
+from featurectl.errors import UsageError
 
 app = new_app()
 
@@ -33,6 +35,7 @@ def feast(
 
     Example: featurectl feast -- materialize-incremental 2024-05-01T12:00:00
     """
+    _check_extras(words or [])
     database = open_database(overrides(context))
     _prepare(database)
     environment = {**os.environ, DATABASE_VARIABLE: database.sqlalchemy_url()}
@@ -42,6 +45,11 @@ def feast(
     if code:
         diagnostics.note(f"feast exited with {code}")
         raise typer.Exit(code if code > 0 else 128 - code)
+
+
+def _check_extras(words: list[str]) -> None:
+    if "ui" in words and find_spec("grpc") is None:
+        raise UsageError("Feast's UI needs grpcio; run `pip install 'featurectl[ui]'`")
 
 
 def _prepare(database: Database) -> None:

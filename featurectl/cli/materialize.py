@@ -18,8 +18,8 @@ from featurectl.cli.options import (
     overrides,
     split,
 )
+from featurectl.cli.published import published_catalog
 from featurectl.core import materialize as core
-from featurectl.core.catalog import read_catalog
 from featurectl.core.clock import system_clock
 from featurectl.core.db import open_database
 from featurectl.core.times import Window, parse_window
@@ -56,7 +56,7 @@ def materialize(
     window = _window(start, end, incremental, now)
     database = open_database(overrides(context))
     with database.connect() as connection, diagnostics.progress("materialize") as progress:
-        catalog = read_catalog(connection, database.config.project)
+        catalog = published_catalog(database, connection)
         chosen_views = core.choose_views(catalog, split(views))
         results = core.materialize(
             connection,

@@ -20,8 +20,9 @@ from featurectl.cli.options import (
     overrides,
     split,
 )
+from featurectl.cli.published import published_catalog
 from featurectl.core import offline as core
-from featurectl.core.catalog import Catalog, Selection, read_catalog
+from featurectl.core.catalog import Catalog, Selection
 from featurectl.core.clock import system_clock
 from featurectl.core.db import open_database
 from featurectl.core.entity import parse_entity_id
@@ -74,7 +75,7 @@ def get_offline(
     kind = output.choose_format(chosen(format, json), path)
     database = open_database(overrides(context))
     with database.connect(read_only=True) as connection:
-        catalog = read_catalog(connection, database.config.project)
+        catalog = published_catalog(database, connection)
     selections = catalog.select(split(features), service)
     uploaded = _read_spine(spine, catalog, selections) if spine else None
     from featurectl.core.arrow import open_arrow  # 0.3 s: Arrow and ADBC

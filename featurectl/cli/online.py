@@ -19,7 +19,8 @@ from featurectl.cli.options import (
     overrides,
     split,
 )
-from featurectl.core.catalog import Selection, read_catalog
+from featurectl.cli.published import published_catalog
+from featurectl.core.catalog import Selection
 from featurectl.core.clock import system_clock
 from featurectl.core.db import open_database
 from featurectl.core.entity import parse_entity_id
@@ -55,7 +56,7 @@ def get_online(
     entities = [parse_entity_id(text) for text in ids]
     database = open_database(overrides(context))
     with database.connect(read_only=True) as connection:
-        catalog = read_catalog(connection, database.config.project)
+        catalog = published_catalog(database, connection)
         selections = catalog.select(split(features), service, online=True)
         rows = read_online(
             connection, selections, entities, as_of=instant, history=bool(as_of), allow_stale=allow_stale

@@ -41,7 +41,8 @@ class Field:
 class View:
     """A feature view. A TTL of 0 seconds is unlimited; ``computed_from`` names the table its functions read.
 
-    ``functions_hash`` changes with the code of those functions and with the fields they give.
+    ``functions_hash`` changes with the code of those functions and with the fields they give. A view whose features
+    Feast makes from its source has neither ``source_table`` nor ``source_query``.
     """
 
     name: str
@@ -63,6 +64,11 @@ class View:
     @property
     def ttl(self) -> timedelta | None:
         return timedelta(seconds=self.ttl_seconds) if self.ttl_seconds else None
+
+    @property
+    def has_history(self) -> bool:
+        """Whether its features stand in a source that SQL can read."""
+        return bool(self.source_table or self.source_query)
 
     def field(self, name: str) -> Field | None:
         return next((field for field in self.fields if field.name == name), None)
@@ -252,6 +258,13 @@ def publish(connection: Connection, catalog: Catalog, *, now: datetime, publishe
                 if rows:
                     cursor.executemany(query("catalog", name), rows)
         return int(row[0])
+
+
+def withdraw(connection: Connection, project: str) -> None:
+    """Remove what a project published."""
+    with connection.transaction():
+        connection.execute(query("catalog", "delete_header"), {"project": project})
+        connection.execute(query("catalog", "delete_catalog"), {"project": project})
 
 
 def _published_rows(catalog: Catalog) -> dict[str, list[dict[str, Any]]]:

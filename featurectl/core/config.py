@@ -43,7 +43,8 @@ class Config:
     """One repository's settings, resolved.
 
     ``database_url`` is ``None`` when the embedded server is used. ``registry_schema`` is where Feast's SQL registry
-    stands in the same database; ``None`` where the registry is a file or somewhere else. Times are seconds.
+    stands in the same database, ``registry_file`` the file it is; both are ``None`` where it is elsewhere. Times are
+    seconds.
     """
 
     root: Path
@@ -52,6 +53,7 @@ class Config:
     online_store: str = ONLINE_STORE
     online_schema: str = "online"
     registry_schema: str | None = None
+    registry_file: Path | None = None
     connect_timeout: float = 5
     statement_timeout: float = 30
     warmup_bars: int = 1000
@@ -96,6 +98,7 @@ def load_config(overrides: Overrides | None = None) -> Config:
     own = _section(document, "featurectl", path)
     online = _section(document, "online_store", path)
     offline = _section(document, "offline_store", path)
+    registry = document.get("registry")
     url = _database_url(overrides, own, (online, offline), path)
     return Config(
         root=root,
@@ -103,7 +106,8 @@ def load_config(overrides: Overrides | None = None) -> Config:
         database_url=url,
         online_store=str(online.get("type", "sqlite")),
         online_schema=str(online.get("db_schema", "online")),
-        registry_schema=_registry_schema(document.get("registry"), url),
+        registry_schema=_registry_schema(registry, url),
+        registry_file=_registry_file(registry, root),
         connect_timeout=_seconds("FEATURECTL_CONNECT_TIMEOUT", own.get("connect_timeout"), 5, path),
         statement_timeout=_timeout(overrides.timeout, own.get("statement_timeout"), path),
         warmup_bars=_count("warmup_bars", own.get("warmup_bars", 1000), path, least=MIN_WARMUP),
@@ -216,6 +220,13 @@ def _registry_schema(registry: Any, url: str | None) -> str | None:
     arguments = (registry.get("sqlalchemy_config_kwargs") or {}).get("connect_args") or {}
     found = _SEARCH_PATH.search(str(arguments.get("options", "")))
     return found["schema"] if found else "public"
+
+
+def _registry_file(registry: Any, root: Path) -> Path | None:
+    """Return the local file of Feast's file registry: the kind there is when nothing else is said."""
+    if isinstance(registry, Mapping) and registry.get("registry_type", "file") == "file":
+        registry = registry.get("path")
+    return root / registry if isinstance(registry, str) and "://" not in registry else None
 
 
 def _without_driver(url: str) -> str:

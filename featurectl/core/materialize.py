@@ -50,7 +50,7 @@ def choose_views(catalog: Catalog, names: Sequence[str]) -> list[View]:
         UsageError: a view is not served online.
     """
     if not names:
-        return [view for view in catalog.views if view.online_table]
+        return [view for view in catalog.views if view.online_table and view.has_history]
     views = [catalog.view(name) for name in dict.fromkeys(names)]
     for view in views:
         if not view.online:

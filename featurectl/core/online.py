@@ -124,7 +124,7 @@ def _read_view(
         del rows[key]
     if history:
         unanswered = [key for key in keys if key not in rows or _expired(chosen.view, rows[key][1][0], as_of)]
-    if unanswered:
+    if unanswered and chosen.view.has_history:
         found = _fetch(connection, history_statement(chosen), chosen.view, unanswered, as_of=as_of)
         rows.update({key: (Source.TIMESCALEDB, row) for key, row in found})
     return rows

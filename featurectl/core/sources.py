@@ -11,13 +11,22 @@ from featurectl.core.catalog import View
 from featurectl.core.db import Connection
 from featurectl.core.queries import query
 from featurectl.core.schema import quoted
+from featurectl.errors import UsageError
 
 
 def source(view: View) -> sql.Composable:
     """Return what stands after FROM: the source's table, or its query in parentheses.
 
     Both are the user's own SQL, from the feature repository, and stand as Feast's stock store would put them.
+
+    Raises:
+        UsageError: Feast makes the view's features from its source; no SQL reads them.
     """
+    if not view.has_history:
+        raise UsageError(
+            f"view '{view.name}' has features that Feast makes from its source; read and materialize it with "
+            "`featurectl feast -- …`"
+        )
     return sql.SQL(view.source_table) if view.source_table else subquery(view.source_query or "")
 
 

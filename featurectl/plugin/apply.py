@@ -16,8 +16,9 @@ from featurectl.core.db import Connection, Database
 from featurectl.core.locks import lock
 from featurectl.core.schema import Change
 from featurectl.errors import DefinitionError, NotAllowed
+from featurectl.plugin.catalog import views_of
 from featurectl.plugin.definitions import Definitions, load_definitions
-from featurectl.plugin.registry import RegistryChange, apply_to_registry, registry_changes
+from featurectl.plugin.registry import RegistryChange, apply_to_registry, learn_from_sources, registry_changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def plan(database: Database) -> Plan:
     Raises:
         DefinitionError: the definitions contradict themselves or the database.
     """
-    definitions = load_definitions(database.config)
+    definitions = _definitions(database)
     with database.connect(read_only=True) as connection:
         return _plan(connection, database, definitions)
 
@@ -70,7 +71,7 @@ def apply(database: Database, *, allow_drop: bool = False, now: datetime) -> App
         NotAllowed: something would be lost and ``allow_drop`` is not set; nothing was changed.
         LockHeld: another apply is at work.
     """
-    definitions = load_definitions(database.config)
+    definitions = _definitions(database)
     with database.connect() as connection, lock(connection, f"apply {database.config.project}"):
         planned = _plan(connection, database, definitions)
         if planned.drops and not allow_drop:
@@ -81,6 +82,10 @@ def apply(database: Database, *, allow_drop: bool = False, now: datetime) -> App
         by = f"featurectl {__version__}"
         version = catalogs.publish(connection, definitions.catalog, now=now, published_by=by)
     return Applied(planned, version or planned.catalog_version or 1)
+
+
+def _definitions(database: Database) -> Definitions:
+    return load_definitions(database.config, lambda contents: learn_from_sources(database, contents))
 
 
 def _plan(connection: Connection, database: Database, definitions: Definitions) -> Plan:
@@ -130,9 +135,9 @@ def _check_sources(connection: Connection, definitions: Definitions) -> None:
     Raises:
         DefinitionError: names the file, the field and the columns there are.
     """
-    by_name = {view.name: view for view in definitions.contents.feature_views}
+    by_name = {view.name: view for view in views_of(definitions.contents)}
     for view in definitions.catalog.views:
-        if view.computed_from:
+        if view.computed_from or not view.has_history:
             continue
         place = f"{definitions.file_of(by_name[view.name])}: view '{view.name}'"
         columns = _source_columns(connection, view, place)

@@ -8,7 +8,7 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,10 @@ class Definitions:
         return self.files.get(id(item), "the definitions")
 
 
-def load_definitions(config: Config) -> Definitions:
+def load_definitions(config: Config, complete: Callable[[RepoContents], None] = lambda contents: None) -> Definitions:
     """Import every Python file of the repository, as Feast does, and check what they define.
+
+    ``complete`` is called with the objects as the files give them, to add what is to be learnt elsewhere.
 
     Raises:
         DefinitionError: a file can't be imported, or the definitions contradict themselves. The message names the file.
@@ -46,6 +48,7 @@ def load_definitions(config: Config) -> Definitions:
         files = _locate(config.root)
         objects = Definitions(contents, files, Catalog(config.project, (), (), ()))
         _refuse_duplicates(objects)
+        complete(contents)
         catalog = catalog_of(config, contents, objects.file_of)
     return Definitions(contents, files, catalog, key_types(contents, objects.file_of))
 

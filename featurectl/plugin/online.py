@@ -21,6 +21,7 @@ from featurectl.core.db import Connection, open_connection, translated_errors
 from featurectl.core.queries import query
 from featurectl.core.schema import Change, Table, drop_table, execute, online_table, online_table_name, table_changes
 from featurectl.core.value_types import column_type
+from featurectl.plugin.publish import after_feast_applied, after_feast_tore_down
 from featurectl.plugin.store_config import TimescaleStoreConfig
 
 Row = tuple[datetime | None, dict[str, ValueProto] | None]
@@ -172,11 +173,13 @@ class TimescaleOnlineStore(OnlineStore):  # type: ignore[misc]
             execute(connection, changes)
 
         self._run(config, work)
+        after_feast_applied(config, config.online_store)
 
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
         """Drop the online tables of the views."""
         changes = [drop_table(_table_name(config, view)) for view in tables]
         self._run(config, lambda connection: execute(connection, changes))
+        after_feast_tore_down(config, config.online_store)
 
     async def close(self) -> None:
         """Close the store's connection; what comes next opens another."""

@@ -11,9 +11,10 @@ from datetime import timedelta
 from typing import Any
 
 import psycopg
-from feast import Entity, FeatureService, FeatureStore, FeatureView
+from feast import Entity, FeatureService, FeatureStore, FeatureView, ValueType
 from feast.data_source import DataSource
 from feast.errors import FeastError
+from feast.inference import update_feature_views_with_inferred_features_and_entities
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
@@ -23,6 +24,7 @@ from feast.protos.feast.core.FeatureView_pb2 import FeatureView as FeatureViewPr
 from feast.protos.feast.core.OnDemandFeatureView_pb2 import OnDemandFeatureView as OnDemandFeatureViewProto
 from feast.protos.feast.core.StreamFeatureView_pb2 import StreamFeatureView as StreamFeatureViewProto
 from feast.repo_config import FeastConfigError
+from feast.repo_contents import RepoContents
 from feast.stream_feature_view import StreamFeatureView
 from psycopg import sql
 from sqlalchemy.exc import DBAPIError
@@ -32,7 +34,9 @@ from featurectl.core.db import Connection, Database, translate
 from featurectl.core.queries import query
 from featurectl.core.times import duration
 from featurectl.errors import ConfigError, DefinitionError
+from featurectl.plugin.catalog import views_of
 from featurectl.plugin.definitions import Definitions, working_in
+from featurectl.plugin.publish import left_to_caller
 
 Attributes = dict[str, str]
 
@@ -222,11 +226,27 @@ _KINDS = (
 )
 
 
+def learn_from_sources(database: Database, contents: RepoContents) -> None:
+    """Give views the fields and key types that their files leave out, as Feast learns them from the source's columns.
+
+    Raises:
+        DefinitionError: Feast can't learn them.
+    """
+    unknown = {entity.name for entity in contents.entities if entity.value_type is ValueType.UNKNOWN}
+    views = [view for view in views_of(contents) if not view.features or unknown & set(view.entities)]
+    if not views:
+        return
+    with feast_store(database) as store:
+        update_feature_views_with_inferred_features_and_entities(store.provider, views, contents.entities, store.config)
+    for service in contents.feature_services:
+        service.infer_features(fvs_to_update={view.name: view for view in views})
+
+
 def apply_to_registry(database: Database, definitions: Definitions) -> None:
     """Bring Feast's registry, and through our stores the online tables, to the definitions."""
     from feast.repo_operations import extract_objects_for_apply_delete
 
-    with feast_store(database) as store, _sources_compared_with_their_table():
+    with feast_store(database) as store, _sources_compared_with_their_table(), left_to_caller():
         registry = store.registry
         contents = definitions.contents
         if not contents.projects:
@@ -267,6 +287,8 @@ def translated_errors() -> Iterator[None]:
         yield
     except FeastConfigError as error:
         raise ConfigError(f"Feast can't use feature_store.yaml: {error}") from error
+    except psycopg.Error as error:
+        raise translate(error) from error
     except DBAPIError as error:
         if isinstance(error.orig, psycopg.Error):
             raise translate(error.orig) from error

@@ -46,6 +46,10 @@ WITH e AS (DELETE FROM featurectl.catalog_entities WHERE project = %(project)s),
      s AS (DELETE FROM featurectl.catalog_services WHERE project = %(project)s)
 DELETE FROM featurectl.catalog_service_features WHERE project = %(project)s;
 
+-- delete_header --
+-- Remove the header of what a project published.
+DELETE FROM featurectl.catalogs WHERE project = %(project)s;
+
 -- publish_header --
 -- Give the published catalog its next version; the same content keeps its version.
 INSERT INTO featurectl.catalogs AS c (project, version, content_hash, published_at, published_by)

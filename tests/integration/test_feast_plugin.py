@@ -558,18 +558,6 @@ def test_after_featurectl_apply_feast_plans_nothing_and_the_other_way_round(repo
     assert "nothing to change" in done.stderr
 
 
-def test_feast_apply_alone_makes_what_its_own_commands_need(repo: Repo, clone: Callable[[str | None], str]) -> None:
-    """On an empty database: registry and online table; the catalog is featurectl's, which says so."""
-    fresh = Repo(repo.root, clone(None))
-    fresh.ok("feast", "--", "apply")
-    assert columns(fresh) == ["symbol", "timeframe", "event_timestamp", "created_timestamp", *FEATURES]
-    refused = fresh.run("get-online", "BTCUSDT_1h")
-    assert refused.returncode == 2
-    assert "run `featurectl apply`" in refused.stderr
-    fresh.ok("apply")
-    assert columns(fresh) == ["symbol", "timeframe", "event_timestamp", "created_timestamp", *FEATURES]
-
-
 def test_feast_apply_extends_an_online_table_and_keeps_a_column_that_no_field_names(
     market: Repo, store: FeatureStore
 ) -> None:
@@ -593,7 +581,9 @@ def test_teardown_drops_the_online_tables_and_keeps_history(market: Repo, store:
     store.teardown()
     assert columns(market) == []
     assert market.rows("SELECT count(*) > 0 FROM features.technical_indicators") == [(True,)]
-    assert market.rows("SELECT count(*) > 0 FROM featurectl.catalogs") == [(True,)]
+    refused = market.run("get-online", "BTCUSDT_1h")
+    assert refused.returncode == 2
+    assert "run `featurectl apply`" in refused.stderr
 
 
 def test_another_table_of_a_source_is_a_change(repo: Repo) -> None:
