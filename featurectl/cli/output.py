@@ -292,6 +292,8 @@ def plain(value: Any) -> Any:
         return value.total_seconds()
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value).hex()
+    if isinstance(value, dict):
+        return json.dumps(value, default=plain, ensure_ascii=False)
     return str(value)
 
 
@@ -355,6 +357,8 @@ _CELLS: dict[type, Callable[[Any], str]] = {
     bool: lambda value: "yes" if value else "no",
     float: lambda value: f"{value:.6g}" if math.isfinite(value) else "-",
     datetime: iso,
+    dict: plain,
+    bytes: plain,
 }
 
 

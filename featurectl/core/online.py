@@ -106,9 +106,10 @@ def key_of(view: View, entity: EntityId) -> _Key:
     try:
         return tuple(values[key] for key in view.join_keys)
     except KeyError as error:
+        words = " ".join(f"-e {key}=…" for key in view.join_keys)
         raise UsageError(
             f"view '{view.name}' is keyed by {', '.join(view.join_keys)}; entity ids give symbol and timeframe only: "
-            "read it through Feast"
+            f"read it with `featurectl feast -- get-online-features {words} -f {view.name}:…`"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +30,12 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table that should exist. ``name`` is ``schema.table``."""
+    """A table that should exist. ``name`` is ``schema.table``; an online table's comment says whose it is."""
 
     name: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]
+    comment: str | None = None
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -60,26 +62,33 @@ def quoted(name: str) -> str:
 
 
 def online_table_name(project: str, view: str, schema: str = "online") -> str:
-    """Return the name of a view's online table.
+    """Return the name of a view's online table, which no other project and view have.
 
-    Raises:
-        DefinitionError: PostgreSQL would cut the name, or another project may have the same one.
+    It is ``<project>__<view>``; where PostgreSQL would cut that, or another pair could be meant by it, both words are
+    shortened and a hash of the pair follows.
     """
-    # Otherwise the view a__b of project p and the view b of project p__a would share a table.
-    if "__" in project or project.endswith("_"):
-        raise DefinitionError(f"project '{project}' holds a double or final underscore; rename it")
     name = f"{project}__{view}"
-    if len(name.encode()) > MAX_IDENTIFIER_BYTES:
-        raise DefinitionError(
-            f"the online table of view '{view}' would be '{name}', longer than the {MAX_IDENTIFIER_BYTES} bytes "
-            "PostgreSQL keeps; shorten the view's or the project's name"
-        )
+    # Otherwise the view a__b of project p and the view b of project p__a would share a table.
+    ambiguous = "__" in project or project.endswith("_")
+    if ambiguous or len(name.encode()) > MAX_IDENTIFIER_BYTES:
+        digest = hashlib.sha256(f"{project}\0{view}".encode()).hexdigest()[:12]
+        name = f"{_shortened(project)}__{_shortened(view)}__{digest}"
     return f"{schema}.{name}"
 
 
-def online_table(name: str, keys: Mapping[str, str], features: Mapping[str, str]) -> Table:
+def _shortened(word: str) -> str:
+    """Return as much of a word as leaves room for another, a hash, and what is between them."""
+    return word.encode()[:23].decode(errors="ignore")
+
+
+def online_table(name: str, keys: Mapping[str, str], features: Mapping[str, str], comment: str) -> Table:
     """Return the table that serves a view online, one typed row per entity; keys and features map names to types."""
-    return Table(name, _columns(keys, "event_timestamp", "created_timestamp", features), tuple(keys))
+    return Table(name, _columns(keys, "event_timestamp", "created_timestamp", features), tuple(keys), comment)
+
+
+def online_comment(project: str, view: str) -> str:
+    """Return what the online table of a view has for a comment: by it we know the tables we may alter and drop."""
+    return f"featurectl: online rows of view {view} of project {project}"
 
 
 def feature_table(view: View, key_types: Mapping[str, str]) -> Table:
@@ -112,6 +121,7 @@ def wanted_tables(catalog: Catalog, key_types: Mapping[str, str], *, online: boo
                 view.online_table,
                 {key: key_types[key] for key in view.join_keys},
                 {field.name: field.column_type for field in view.fields},
+                online_comment(catalog.project, view.name),
             )
             for view in catalog.views
             if view.online_table
@@ -120,40 +130,98 @@ def wanted_tables(catalog: Catalog, key_types: Mapping[str, str], *, online: boo
 
 
 def table_changes(connection: Connection, table: Table) -> list[Change]:
-    """Return what turns the table in the database into the wanted one; nothing is ever dropped here.
+    """Return what turns the table in the database into the wanted one.
+
+    History is never dropped here. Online rows can be had again: a column of another type is made anew.
 
     Raises:
-        DefinitionError: a column exists with another type, or the key is another one.
+        DefinitionError: a column of a history table has another type, or an online table's name is taken.
     """
     existing = columns_of(connection, table.name)
     if not existing:
         return [Change(f"create table {table.name}", _create(table))]
-    changes = []
-    for column in table.columns:
-        if column.name not in existing:
-            addition = Change(f"add column {table.name}.{column.name} {column.type}", _add(table, column))
-            changes.append(addition)
-        elif existing[column.name] != column.type:
-            raise DefinitionError(
-                f"{table.name}.{column.name} is {existing[column.name]} in the database and {column.type} in the "
-                "definitions; give the field another name, or alter the column by hand"
-            )
-    wanted = {column.name for column in table.columns}
+    if table.comment:
+        _refuse_foreign(connection, table)
+    key = primary_key_of(connection, table.name)
+    rebuilt = _rebuilt(table, key, existing)
+    if rebuilt and table.comment:
+        return [rebuilt]
+    changes = [change for column in table.columns for change in _column_changes(table, column, existing)]
     changes += [
         Change(f"keep column {table.name}.{name}, which no definition names any more")
-        for name in existing
-        if name not in wanted
+        for name in obsolete_columns(table, existing)
     ]
-    key = primary_key_of(connection, table.name)
-    if set(key) != set(table.key):
-        changes.append(
-            Change(
-                f"rebuild table {table.name}: its key is ({', '.join(key)}) and becomes ({', '.join(table.key)})",
-                f"{_drop(table.name)};\n{_create(table)}",
-                drops=True,
-            )
+    return [*changes, rebuilt] if rebuilt else changes
+
+
+def _column_changes(table: Table, column: Column, existing: Mapping[str, str]) -> list[Change]:
+    found = existing.get(column.name)
+    if found is None:
+        return [Change(f"add column {table.name}.{column.name} {column.type}", _add(table, column))]
+    if found == column.type:
+        return []
+    if not table.comment:
+        raise DefinitionError(
+            f"{table.name}.{column.name} is {found} in the database and {column.type} in the definitions; give the "
+            "field another name, or alter the column by hand"
         )
-    return changes
+    again = f"{_drop_column(table, column.name)};\n{_add(table, column)}"
+    return [Change(f"empty column {table.name}.{column.name}: {found} becomes {column.type}", again, drops=True)]
+
+
+def _rebuilt(table: Table, key: Sequence[str], existing: Mapping[str, str]) -> Change | None:
+    types = {column.name: column.type for column in table.columns}
+    # A key column of another type is an error in a history table; here only online ones get that far.
+    before = {name: existing[name] if table.comment else types.get(name) for name in key}
+    after = {name: types[name] for name in table.key}
+    if before == after:
+        return None
+    return Change(
+        f"rebuild table {table.name}: its key is ({_key_text(before, after)}) and becomes ({_key_text(after, before)})",
+        f"{_drop(table.name)};\n{_create(table)}",
+        drops=True,
+    )
+
+
+def _key_text(key: Mapping[str, str | None], other: Mapping[str, str | None]) -> str:
+    """Write a key's columns, and the types of those that differ in nothing else."""
+    same_names = key.keys() == other.keys()
+    return ", ".join(f"{name} {kind}" if same_names else name for name, kind in key.items())
+
+
+def obsolete_columns(table: Table, existing: Iterable[str]) -> list[str]:
+    """Return those of a table's columns that nothing names any more."""
+    wanted = {column.name for column in table.columns}
+    return [name for name in existing if name not in wanted]
+
+
+def drop_columns(connection: Connection, table: Table) -> list[Change]:
+    """Return the changes that drop a table's obsolete columns, and the values in them."""
+    return [
+        Change(f"drop column {table.name}.{name}", _drop_column(table, name), drops=True)
+        for name in obsolete_columns(table, columns_of(connection, table.name))
+    ]
+
+
+def is_online_table(connection: Connection, name: str, comment: str) -> bool:
+    """Tell whether a table that exists is the online table with this comment, and not one of the user's own.
+
+    One without a comment is recognized by its columns: key, event and created timestamp stand first.
+    """
+    (found,) = connection.execute(query("schema", "comment_of"), {"table": quoted(name)}).fetchone() or (None,)
+    if found is not None:
+        return bool(found == comment)
+    key = primary_key_of(connection, name)
+    columns = list(columns_of(connection, name))
+    return bool(key) and columns[: len(key) + 2] == [*key, "event_timestamp", "created_timestamp"]
+
+
+def _refuse_foreign(connection: Connection, table: Table) -> None:
+    if not is_online_table(connection, table.name, table.comment or ""):
+        raise DefinitionError(
+            f"{table.name} exists and is not the online table of its view; rename that table, or set another "
+            "db_schema for the online store"
+        )
 
 
 def drop_table(name: str) -> Change:
@@ -200,16 +268,27 @@ def _create(table: Table) -> str:
     if table.key:
         key = sql.SQL(", ").join(map(sql.Identifier, table.key))
         columns.append(sql.SQL("PRIMARY KEY ({})").format(key))
-    statement = sql.SQL("CREATE SCHEMA IF NOT EXISTS {};\nCREATE TABLE IF NOT EXISTS {} (\n    {}\n)").format(
-        sql.Identifier(schema), table.identifier, sql.SQL(",\n    ").join(columns)
+    statement = sql.SQL("CREATE SCHEMA IF NOT EXISTS {};\nCREATE TABLE IF NOT EXISTS {} (\n    {}\n){}").format(
+        sql.Identifier(schema), table.identifier, sql.SQL(",\n    ").join(columns), _comment(table)
     )
     return statement.as_string()
+
+
+def _comment(table: Table) -> sql.Composable:
+    if not table.comment:
+        return sql.SQL("")
+    return sql.SQL(";\nCOMMENT ON TABLE {} IS {}").format(table.identifier, sql.Literal(table.comment))
 
 
 def _add(table: Table, column: Column) -> str:
     statement = sql.SQL("ALTER TABLE {} ADD COLUMN IF NOT EXISTS {} {}")
     kind = sql.SQL(column.type)
     return statement.format(table.identifier, sql.Identifier(column.name), kind).as_string()
+
+
+def _drop_column(table: Table, name: str) -> str:
+    statement = sql.SQL("ALTER TABLE {} DROP COLUMN IF EXISTS {}")
+    return statement.format(table.identifier, sql.Identifier(name)).as_string()
 
 
 def _drop(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,12 +13,13 @@ from feast import Entity, FeatureService, FeatureView, ValueType
 from feast.feature_view import DUMMY_ENTITY_NAME
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
 from feast.repo_contents import RepoContents
+from feast.stream_feature_view import StreamFeatureView
 from feast.types import from_value_type
 
 from featurectl.core import catalog, schema
 from featurectl.core.config import Config
 from featurectl.core.functions import FunctionSet, load_functions
-from featurectl.core.value_types import column_type
+from featurectl.core.value_types import column_type, key_type
 from featurectl.errors import DefinitionError
 
 RESERVED = ("event_timestamp", "created_timestamp", "source_created_timestamp")
@@ -75,7 +77,7 @@ def real_entities(contents: RepoContents) -> list[Entity]:
 def key_types(contents: RepoContents, file_of: FileOf) -> dict[str, str]:
     """Return the column type of every join key."""
     return {
-        key: column_type(kind, owner=f"{file_of(view)}: join key '{key}' of view '{view.name}'")
+        key: key_type(kind, owner=f"{file_of(view)}: join key '{key}' of view '{view.name}'")
         for view in views_of(contents)
         for key, kind in _keys(view, contents, file_of(view)).items()
     }
@@ -136,6 +138,8 @@ def _view(config: Config, view: FeatureView, contents: RepoContents, place: str)
     if not isinstance(source, PostgreSQLSource):
         kind = type(source).__name__ if source is not None else "no source"
         raise DefinitionError(f"{place}: view '{view.name}' has {kind}; featurectl reads a PostgreSQLSource")
+    if isinstance(view, StreamFeatureView):
+        view = _without_keys_among_features(view)
     transformed = is_transformed(view)
     computed_from = view.tags.get("computed_from")
     keys = tuple(_keys(view, contents, place))
@@ -162,6 +166,14 @@ def _view(config: Config, view: FeatureView, contents: RepoContents, place: str)
     functions = _functions(view, built, place, config.root)
     descriptions = {feature.name: feature.description for feature in functions.ordered}
     return replace(built, functions_hash=functions.code_hash, fields=_fields(view, place, descriptions))
+
+
+def _without_keys_among_features(view: StreamFeatureView) -> StreamFeatureView:
+    """Return a stream view as it was defined: read from a registry, it has its keys among its features."""
+    keys = set(view.join_keys)
+    view = copy.copy(view)
+    view.features = [feature for feature in view.features if feature.name not in keys]
+    return view
 
 
 def _ttl(view: FeatureView, place: str) -> timedelta:

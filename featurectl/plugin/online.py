@@ -2,155 +2,246 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+import asyncio
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any, Literal, TypeVar
 
 import psycopg
-from feast import Entity, FeatureView, RepoConfig, utils
+from feast import Entity, FeatureView, Field, RepoConfig
+from feast.feature_service import FeatureService
+from feast.infra.infra_object import InfraObject
 from feast.infra.online_stores.online_store import OnlineStore
-from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
-from feast.protos.feast.types.Value_pb2 import Value as ValueProto
-from feast.type_map import feast_value_type_to_python_type, python_values_to_proto_values
-from psycopg import sql
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.infra.supported_async_methods import SupportedAsyncMethods
+from feast.online_response import OnlineResponse
+from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
+from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesResponse
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.types import Bytes
 
-from featurectl.core import sources
+from featurectl.core import pgarray
 from featurectl.core.clock import Clock, system_clock
-from featurectl.core.db import Connection, open_connection, translated_errors
-from featurectl.core.queries import query
-from featurectl.core.schema import Change, Table, drop_table, execute, online_table, online_table_name, table_changes
-from featurectl.core.value_types import column_type
-from featurectl.plugin.publish import after_feast_applied, after_feast_tore_down
+from featurectl.core.db import Connection, translated_errors
+from featurectl.core.schema import Change
+from featurectl.plugin import online_tables, publish
+from featurectl.plugin.connections import AsyncConnection, AsyncPool, Pool
+from featurectl.plugin.online_reads import GroupedFeatures, Planner, Request, Rows, unzip
+from featurectl.plugin.online_response import PRESENT, ViewColumns
+from featurectl.plugin.online_tables import PRECOMPUTED
+from featurectl.plugin.online_writes import Row, write_statements
 from featurectl.plugin.store_config import TimescaleStoreConfig
+from featurectl.plugin.values import EPOCH
 
-Row = tuple[datetime | None, dict[str, ValueProto] | None]
+Statements = Sequence[tuple[bytes, list[pgarray.Array]]]
+ReadRow = tuple[datetime | None, dict[str, Value] | None]
+T = TypeVar("T")
 
 
 class TimescaleOnlineStoreConfig(TimescaleStoreConfig):
-    """``db_schema`` is where the online tables stand."""
+    """``db_schema`` is where the online tables stand; ``max_conn`` is the most connections a process opens.
+
+    With ``force``, a write replaces what is there even where that is newer: for corrections.
+    """
 
     type: Literal["featurectl.plugin.online.TimescaleOnlineStore"] = "featurectl.plugin.online.TimescaleOnlineStore"
     db_schema: str = "online"
+    force: bool = False
 
 
 class TimescaleOnlineStore(OnlineStore):  # type: ignore[misc]
-    """Rows are never moved back in event time; a value past its view's TTL is withheld as OUTSIDE_MAX_AGE."""
+    """Rows are never moved back in event time; a value past its view's TTL is withheld as OUTSIDE_MAX_AGE.
 
-    _connection: Connection | None = None
+    One store may be used by many threads and event loops at once. A lost connection is replaced, and what was asked of
+    it is done once more: reads and guarded writes may be.
+    """
+
     clock: Clock = staticmethod(system_clock)
+    # Feast's own answer to this question imports every other store.
+    _versioned_read_supported = True
+
+    def __init__(self) -> None:
+        self._pool: Pool | None = None
+        self._async_pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncPool] = weakref.WeakKeyDictionary()
+        self._opening = threading.Lock()
+        self._planner = Planner()
+
+    @property
+    def async_supported(self) -> SupportedAsyncMethods:
+        return SupportedAsyncMethods(read=True, write=True)
+
+    # --- writing -----------------------------------------------------------------------------------------------------
 
     def online_write_batch(
-        self,
-        config: RepoConfig,
-        table: FeatureView,
-        data: list[tuple[EntityKeyProto, dict[str, ValueProto], datetime, datetime | None]],
-        progress: Callable[[int], Any] | None,
+        self, config: RepoConfig, table: FeatureView, data: list[Row], progress: Callable[[int], Any] | None
     ) -> None:
-        """Upsert rows, each only where it is not older than the row it would replace."""
-        by_features: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-        for key, values, event, created in data:
-            row = {
-                **_key_values(key),
-                **{name: feast_value_type_to_python_type(value) for name, value in values.items()},
-            }
-            row |= {"event_timestamp": _aware(event), "created_timestamp": _aware(created)}
-            by_features.setdefault(tuple(values), []).append(row)
-        for features, rows in by_features.items():
-            self._write(config, table, features, rows)
+        """Upsert rows, each only where it is not older than the row it would replace, in one transaction."""
+        self._execute(config, write_statements(config, table, data))
         if progress:
             progress(len(data))
 
-    def _write(
-        self, config: RepoConfig, table: FeatureView, features: Sequence[str], rows: list[dict[str, Any]]
+    async def online_write_batch_async(
+        self, config: RepoConfig, table: FeatureView, data: list[Row], progress: Callable[[int], Any] | None
     ) -> None:
-        wanted = _table(config, table)
-        names = [*wanted.key, "event_timestamp", "created_timestamp", *features]
-        assigned = names[len(wanted.key) :]
-        statement = query("online", "write").format(
-            online=wanted.identifier,
-            names=sources.commas(map(sql.Identifier, names)),
-            values=sources.commas(map(sql.Placeholder, names)),
-            key=sources.commas(map(sql.Identifier, wanted.key)),
-            assigned=sources.commas(map(sql.Identifier, assigned)),
-            assigned_values=sources.commas(sources.column(name, "excluded") for name in assigned),
+        """Do what :meth:`online_write_batch` does without holding up the event loop."""
+        await self._execute_async(config, write_statements(config, table, data))
+        if progress:
+            progress(len(data))
+
+    def write_precomputed_vector(
+        self, config: RepoConfig, feature_service_name: str, project: str, entity_key: EntityKey, vector_bytes: bytes
+    ) -> None:
+        """Keep a service's vector of one entity; the table for it is made when first needed."""
+        view = FeatureView(
+            name=f"{PRECOMPUTED}{feature_service_name}",
+            entities=[],
+            schema=[Field(name="vector", dtype=Bytes)],
+            source=None,
         )
+        table = online_tables.table_of(config, online_tables.with_keys(view, entity_key))
+        self._apply(config, lambda connection: online_tables.changes_of(connection, [table]))
+        row = (entity_key, {"vector": Value(bytes_val=vector_bytes)}, self.clock(), None)
+        self.online_write_batch(config, view, [row], None)
 
-        def work(connection: Connection) -> None:
-            with connection.transaction(), connection.cursor() as cursor:
-                cursor.executemany(statement, rows)
-
-        self._run(config, work)
+    # --- reading -----------------------------------------------------------------------------------------------------
 
     def online_read(
         self,
         config: RepoConfig,
         table: FeatureView,
-        entity_keys: list[EntityKeyProto],
+        entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
-    ) -> list[Row]:
+    ) -> list[ReadRow]:
         """Return each entity's event time and values, in the order of the keys; no TTL is applied here."""
-        features = requested_features or [feature.name for feature in table.features]
-        found = self._read(config, table, entity_keys, features)
-        kinds = {feature.name: feature.dtype.to_value_type() for feature in table.features}
-        columns = [
-            python_values_to_proto_values([row[index + 1] for row in found.values()], kinds[name])
-            for index, name in enumerate(features)
-        ]
-        converted: dict[tuple[Any, ...], Row] = {}
-        for position, (key, row) in enumerate(found.items()):
-            values = {name: column[position] for name, column in zip(features, columns, strict=True)}
-            converted[key] = (row[0], values)
-        order = _table(config, table).key
-        return [converted.get(_in_order(_key_values(key), order), (None, None)) for key in entity_keys]
+        if not entity_keys:
+            return []
+        request = self._read_request(config, table, entity_keys, requested_features)
+        return _read_rows(request, self._execute(config, request.statements()))
 
-    def _read(
-        self, config: RepoConfig, table: FeatureView, entity_keys: Sequence[EntityKeyProto], features: Sequence[str]
-    ) -> dict[tuple[Any, ...], tuple[Any, ...]]:
-        wanted = _table(config, table)
-        types = {column.name: column.type for column in wanted.columns}
-        keys = {_in_order(_key_values(key), wanted.key) for key in entity_keys}
-        statement = query("online", "read").format(
-            columns=sources.commas(sources.column(name, "o") for name in (*wanted.key, "event_timestamp", *features)),
-            arrays=sources.commas(sql.SQL("%s::{}[]").format(sql.SQL(types[name])) for name in wanted.key),
-            names=sources.commas(map(sql.Identifier, wanted.key)),
-            online=wanted.identifier,
+    async def online_read_async(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKey],
+        requested_features: list[str] | None = None,
+    ) -> list[ReadRow]:
+        """Do what :meth:`online_read` does without holding up the event loop."""
+        if not entity_keys:
+            return []
+        request = self._read_request(config, table, entity_keys, requested_features)
+        return _read_rows(request, await self._execute_async(config, request.statements()))
+
+    def get_online_features(
+        self,
+        config: RepoConfig,
+        features: list[str] | FeatureService,
+        entity_rows: Any,
+        registry: BaseRegistry,
+        project: str,
+        full_feature_names: bool = False,
+        include_feature_view_version_metadata: bool = False,
+    ) -> OnlineResponse:
+        """Return the features of each entity row: all views in one round trip, and no protobuf unless it is asked for.
+
+        Views on demand and precomputed services go Feast's own way, over the same reads.
+        """
+        options = (full_feature_names, include_feature_view_version_metadata)
+        call = self._call(config, features, entity_rows, registry, project, *options)
+        if call is None:
+            return super().get_online_features(config, features, entity_rows, registry, project, *options)
+        started = time.monotonic()
+        answers = self._execute(config, call.statements())
+        response = call.response(answers, self.clock())
+        _count(response.views, time.monotonic() - started)
+        return response
+
+    async def get_online_features_async(
+        self,
+        config: RepoConfig,
+        features: list[str] | FeatureService,
+        entity_rows: Any,
+        registry: BaseRegistry,
+        project: str,
+        full_feature_names: bool = False,
+        include_feature_view_version_metadata: bool = False,
+    ) -> OnlineResponse:
+        """Do what :meth:`get_online_features` does without holding up the event loop."""
+        options = (full_feature_names, include_feature_view_version_metadata)
+        call = self._call(config, features, entity_rows, registry, project, *options)
+        if call is None:
+            return await super().get_online_features_async(config, features, entity_rows, registry, project, *options)
+        started = time.monotonic()
+        answers = await self._execute_async(config, call.statements())
+        response = call.response(answers, self.clock())
+        _count(response.views, time.monotonic() - started)
+        return response
+
+    def _call(
+        self,
+        config: RepoConfig,
+        features: list[str] | FeatureService,
+        entity_rows: Any,
+        registry: BaseRegistry,
+        project: str,
+        full_feature_names: bool,
+        with_versions: bool,
+    ) -> Request | None:
+        # Feast withholds a view while it is being materialized, or since a run was killed; our rows are always whole.
+        if not getattr(registry, "serve_features_while_materializing", False):
+            registry.serve_features_while_materializing = True
+        call = self._planner.of_call(
+            config, features, entity_rows, registry, project, full_feature_names, with_versions
         )
-        parameters = [[key[index] for key in keys] for index in range(len(wanted.key))]
-        rows = self._run(config, lambda connection: connection.execute(statement, parameters).fetchall())
-        width = len(wanted.key)
-        return {row[:width]: row[width:] for row in rows}
+        if call is None:
+            return None
+        grouped, request = call
+        self._check_versioned_read_support(grouped)
+        return request
+
+    def _read_request(
+        self, config: RepoConfig, view: Any, keys: Sequence[EntityKey], features: Sequence[str] | None
+    ) -> Request:
+        wanted = features or [feature.name for feature in view.features]
+        return self._planner.of_protos(config, [(online_tables.with_keys(view, keys[0]), wanted)], unzip(keys))
 
     def _read_features_per_fv(
         self,
         config: RepoConfig,
-        grouped_refs: list[Any],
-        join_key_values: dict[str, Any],
-        entity_name_to_join_key_map: dict[str, Any],
+        grouped_refs: GroupedFeatures,
+        join_key_values: Mapping[str, Sequence[Value]],
+        entity_name_to_join_key_map: Mapping[str, str],
         online_features_response: GetOnlineFeaturesResponse,
         full_feature_names: bool,
         include_feature_view_version_metadata: bool,
     ) -> None:
-        """Fill the response a view at a time, with Feast's four statuses."""
-        now = self.clock()
-        for table, features in grouped_refs:
-            values, positions, length = utils._get_unique_entities(table, join_key_values, entity_name_to_join_key_map)
-            read = self.online_read(config, table, utils._get_entity_key_protos(values), features)
-            # What lies ahead of the clock is not known yet.
-            rows = [(None, None) if event is not None and event > now else (event, row) for event, row in read]
-            expired = [_expired(row[0], table.ttl, now) for row in rows]
-            served = [(row[0], None) if old else row for row, old in zip(rows, expired, strict=True)]
-            utils._populate_response_from_feature_data(
-                features,
-                served,
-                positions,
-                online_features_response,
-                full_feature_names,
-                table,
-                length,
-                include_feature_view_version_metadata,
-            )
-            _correct_statuses(online_features_response.results[-len(features) :], expired, positions)
+        """Fill Feast's own response, all views in one round trip, with Feast's four statuses."""
+        options = (full_feature_names, include_feature_view_version_metadata)
+        request = self._planner.of_protos(config, grouped_refs, join_key_values, *options)
+        answers = self._execute(config, request.statements())
+        _fill(online_features_response, request, request.views(answers, self.clock()))
+
+    async def _read_features_per_fv_async(
+        self,
+        config: RepoConfig,
+        grouped_refs: GroupedFeatures,
+        join_key_values: Mapping[str, Sequence[Value]],
+        entity_name_to_join_key_map: Mapping[str, str],
+        online_features_response: GetOnlineFeaturesResponse,
+        full_feature_names: bool,
+        include_feature_view_version_metadata: bool,
+    ) -> None:
+        """Do what :meth:`_read_features_per_fv` does without holding up the event loop."""
+        options = (full_feature_names, include_feature_view_version_metadata)
+        request = self._planner.of_protos(config, grouped_refs, join_key_values, *options)
+        answers = await self._execute_async(config, request.statements())
+        _fill(online_features_response, request, request.views(answers, self.clock()))
+
+    # --- tables ------------------------------------------------------------------------------------------------------
 
     def update(
         self,
@@ -161,86 +252,150 @@ class TimescaleOnlineStore(OnlineStore):  # type: ignore[misc]
         entities_to_keep: Sequence[Entity],
         partial: bool,
     ) -> None:
-        """Create and extend the online tables of the views kept, drop those of the views deleted."""
+        """Bring the online tables of the views kept to their definitions, and drop those of the views deleted.
 
-        def work(connection: Connection) -> None:
-            changes: list[Change] = [drop_table(_table_name(config, view)) for view in tables_to_delete]
-            for view in tables_to_keep:
-                if view.online:
-                    changes += [
-                        change for change in table_changes(connection, _table(config, view)) if not change.drops
-                    ]
-            execute(connection, changes)
+        Where nothing changed nothing is locked. Tables of views that are not named stay, ``partial`` or not.
+        """
+        wanted = [online_tables.table_of(config, view) for view in tables_to_keep if online_tables.has_table(view)]
+        # The plan of `featurectl apply` said that columns stay.
+        drop_columns = not publish.is_left_to_caller()
 
-        self._run(config, work)
-        after_feast_applied(config, config.online_store)
+        def changes(connection: Connection) -> list[Change]:
+            unwanted = online_tables.tables_to_drop(connection, config, tables_to_delete)
+            return online_tables.changes_of(connection, wanted, unwanted, drop_columns=drop_columns)
+
+        self._apply(config, changes)
+        publish.after_feast_applied(config, config.online_store)
+
+    def plan(self, config: RepoConfig, desired_registry_proto: RegistryProto) -> list[InfraObject]:
+        """Return the online tables that a registry needs; the plan that Feast makes next compares them with what is."""
+        wanted = online_tables.planned_tables(config, desired_registry_proto)
+        self._run(config, lambda connection: online_tables.tell_next_plan(config, connection, wanted))
+        return list(wanted)
 
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
-        """Drop the online tables of the views."""
-        changes = [drop_table(_table_name(config, view)) for view in tables]
-        self._run(config, lambda connection: execute(connection, changes))
-        after_feast_tore_down(config, config.online_store)
+        """Drop the online tables of the views, and what was precomputed for the project's services."""
+
+        def changes(connection: Connection) -> list[Change]:
+            unwanted = online_tables.tables_to_drop(connection, config, tables)
+            precomputed = online_tables.precomputed_tables(connection, config)
+            return online_tables.changes_of(connection, [], unwanted + precomputed)
+
+        self._apply(config, changes)
+        publish.after_feast_tore_down(config, config.online_store)
+
+    def _apply(self, config: RepoConfig, changes: Callable[[Connection], Sequence[Change]]) -> None:
+        self._run(config, lambda connection: online_tables.apply_changes(connection, changes))
+
+    # --- connections -------------------------------------------------------------------------------------------------
+
+    async def initialize(self, config: RepoConfig) -> None:
+        """Open a connection for this event loop, so that the first request need not; more are opened on demand."""
+        await self._execute_async(config, [(b"SELECT", [])])
 
     async def close(self) -> None:
-        """Close the store's connection; what comes next opens another."""
-        if self._connection is not None:
-            self._connection.close()
+        """Close the store's connections; what comes next opens others."""
+        if self._pool is not None:
+            self._pool.close()
+        for loop, pool in list(self._async_pools.items()):
+            if loop is asyncio.get_running_loop():
+                await pool.close()
+            elif not loop.is_running():
+                pool.finish()
 
-    def _run(self, config: RepoConfig, work: Callable[[Connection], Any]) -> Any:
-        """Do work on the store's connection; where that was lost, once more on a new one."""
-        fresh = self._connection is None or self._connection.closed
+    def _execute(self, config: RepoConfig, statements: Statements) -> list[Rows]:
+        """Run statements in one transaction, and return the rows of each."""
+
+        def work(connection: Connection) -> list[Rows]:
+            if len(statements) == 1:
+                return [_rows(connection.execute(*statements[0], prepare=True, binary=True))]
+            with connection.transaction():
+                return [_rows(connection.execute(*one, prepare=True, binary=True)) for one in statements]
+
+        return self._run(config, work) if statements else []
+
+    async def _execute_async(self, config: RepoConfig, statements: Statements) -> list[Rows]:
+        async def work(connection: AsyncConnection) -> list[Rows]:
+            if len(statements) == 1:
+                return [await _rows_async(await connection.execute(*statements[0], prepare=True, binary=True))]
+            async with connection.transaction():
+                return [
+                    await _rows_async(await connection.execute(*one, prepare=True, binary=True)) for one in statements
+                ]
+
+        if not statements:
+            return []
         with translated_errors():
-            try:
-                return work(self._connected(config))
-            except psycopg.OperationalError:
-                if fresh or not (self._connection and self._connection.broken):
-                    raise
-            return work(self._connected(config))
+            return await self._async_pool(config).run(work)
 
-    def _connected(self, config: RepoConfig) -> Connection:
-        if self._connection is None or self._connection.closed:
-            store: TimescaleOnlineStoreConfig = config.online_store
-            self._connection = open_connection(store.conninfo(), connect_timeout=store.connect_timeout)
-        return self._connection
+    def _run(self, config: RepoConfig, work: Callable[[Connection], T]) -> T:
+        with translated_errors():
+            return self._sync_pool(config).run(work)
 
+    def _sync_pool(self, config: RepoConfig) -> Pool:
+        pool = self._pool
+        if pool is None or not pool.is_mine:
+            with self._opening:
+                if self._pool is None or not self._pool.is_mine:
+                    self._pool = Pool(config.online_store)
+                pool = self._pool
+        return pool
 
-def _table_name(config: RepoConfig, view: FeatureView) -> str:
-    return online_table_name(config.project, view.name, config.online_store.db_schema)
-
-
-def _table(config: RepoConfig, view: FeatureView) -> Table:
-    owner = f"view '{view.name}'"
-    keys = {key.name: column_type(str(key.dtype), owner=owner) for key in view.entity_columns}
-    features = {feature.name: column_type(str(feature.dtype), owner=owner) for feature in view.features}
-    return online_table(_table_name(config, view), keys, features)
+    def _async_pool(self, config: RepoConfig) -> AsyncPool:
+        loop = asyncio.get_running_loop()
+        if loop not in self._async_pools:
+            self._async_pools[loop] = AsyncPool(config.online_store)
+        return self._async_pools[loop]
 
 
-def _key_values(key: EntityKeyProto) -> dict[str, Any]:
-    return {
-        name: feast_value_type_to_python_type(value)
-        for name, value in zip(key.join_keys, key.entity_values, strict=True)
-    }
+def _rows(cursor: psycopg.Cursor[tuple[Any, ...]]) -> Rows:
+    return cursor.fetchall() if cursor.description else []
 
 
-def _in_order(values: Mapping[str, Any], names: Iterable[str]) -> tuple[Any, ...]:
-    return tuple(values[name] for name in names)
+async def _rows_async(cursor: psycopg.AsyncCursor[tuple[Any, ...]]) -> Rows:
+    return await cursor.fetchall() if cursor.description else []
 
 
-def _aware(instant: datetime | None) -> datetime | None:
-    """Read a naive instant as UTC, as Feast does."""
-    return instant.replace(tzinfo=UTC) if instant is not None and instant.tzinfo is None else instant
+def _read_rows(request: Request, answers: Sequence[Rows]) -> list[ReadRow]:
+    """Return what Feast's `online_read` gives: an event time and protobufs by name for each row."""
+    ((part,), (rows,)) = (request.parts, answers)
+    (read,) = part.views
+    events, *columns = zip(*rows, strict=True)
+    protos = [codec.protos(column) for codec, column in zip(read.codecs, columns, strict=True)]
+    values = zip(*protos, strict=True) if protos else [()] * len(events)
+    return [
+        (None, None)
+        if event is None
+        else (EPOCH + timedelta(microseconds=event), dict(zip(read.features, row, strict=True)))
+        for event, row in zip(events, values, strict=True)
+    ]
 
 
-def _expired(event: datetime | None, ttl: timedelta | None, now: datetime) -> bool:
-    return event is not None and bool(ttl) and now - event > (ttl or timedelta(0))
+def _fill(response: GetOnlineFeaturesResponse, request: Request, views: Sequence[ViewColumns]) -> None:
+    """Append what views answer to a response of Feast's making."""
+    for view in views:
+        response.metadata.feature_names.val.extend(view.names)
+        response.results.extend(view.vectors())
+    for name, version in request.versions:
+        response.metadata.feature_view_metadata.add(name=name, version=version)
 
 
-def _correct_statuses(vectors: Iterable[Any], expired: Sequence[bool], positions: Iterable[Sequence[int]]) -> None:
-    """Say NULL_VALUE for nulls and OUTSIDE_MAX_AGE for what the TTL withheld; Feast says PRESENT and NOT_FOUND."""
-    old = {output for outputs, is_old in zip(positions, expired, strict=True) if is_old for output in outputs}
-    for vector in vectors:
-        for index, value in enumerate(vector.values):
-            if index in old:
-                vector.statuses[index] = FieldStatus.OUTSIDE_MAX_AGE
-            elif vector.statuses[index] == FieldStatus.PRESENT and value.WhichOneof("val") is None:
-                vector.statuses[index] = FieldStatus.NULL_VALUE
+@cache
+def _metrics() -> Any:
+    try:
+        from feast import metrics
+    except ImportError:  # without prometheus_client
+        return None
+    return metrics
+
+
+def _count(views: Sequence[ViewColumns], seconds: float) -> None:
+    """Tell Feast's metrics, where they are switched on, what was read."""
+    metrics = _metrics()
+    if metrics is None or not metrics._config.online_features:
+        return
+    metrics.track_online_store_read(seconds)
+    for view in views:
+        count = sum(one == PRESENT for one in view.statuses) if view.statuses else len(view.events)
+        present = count * len(view.names)
+        metrics.track_feature_statuses(view.view, present, len(view.events) * len(view.names) - present)

@@ -17,7 +17,7 @@ from featurectl.core import schema
 from featurectl.core.clock import system_clock
 from featurectl.core.config import Config
 from featurectl.core.db import Connection, Database, open_connection, translated_errors
-from featurectl.errors import DefinitionError, FeaturectlError
+from featurectl.errors import DefinitionError
 from featurectl.plugin.catalog import catalog_of, key_types
 from featurectl.plugin.store_config import TimescaleStoreConfig
 
@@ -35,13 +35,18 @@ def left_to_caller() -> Iterator[None]:
         _left_to_caller.reset(token)
 
 
+def is_left_to_caller() -> bool:
+    """Tell whether whoever calls Feast sees to what it does not: catalog, and what becomes of old columns."""
+    return _left_to_caller.get()
+
+
 def after_feast_applied(config: RepoConfig, store: TimescaleStoreConfig) -> None:
     """Publish what Feast has just put into its registry, to the database of ``store``.
 
     A file registry is written after the stores are told; its catalog is withdrawn, and read from the file when a
     command next wants it. Whatever fails is logged: Feast needs no catalog.
     """
-    if _left_to_caller.get():
+    if is_left_to_caller():
         return
     try:
         with _connected(store) as connection:
@@ -49,7 +54,7 @@ def after_feast_applied(config: RepoConfig, store: TimescaleStoreConfig) -> None
                 withdraw(connection, config.project)
             else:
                 _publish(connection, _core_config(config, store), _contents(FeatureStore(config=config)))
-    except FeaturectlError as error:
+    except Exception as error:  # Feast can't read everything back that it applies
         _log.warning("featurectl's catalog is not published: %s", error)
 
 

@@ -158,7 +158,11 @@ def _view(view: FeatureView) -> Attributes:
         "source": view.batch_source.name if view.batch_source else "",
     }
     attributes |= {f"source {name}": value for name, value in _source(view.batch_source).items()}
+    # Read from a registry, a stream view has its keys among its features.
+    keys = {column.name for column in view.entity_columns}
     for item in view.features:
+        if item.name in keys:
+            continue
         attributes[f"field {item.name}"] = str(item.dtype)
         attributes |= {f"field {item.name} {name}": value for name, value in _common(item).items()}
     return attributes | _common(view)

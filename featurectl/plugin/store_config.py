@@ -11,6 +11,8 @@ from pydantic import Field, model_validator
 from featurectl.core.config import DATABASE_VARIABLE, normalize_url
 from featurectl.errors import UnsetVariable
 
+LOOPBACK = ("127.0.0.1", "::1")
+
 
 class TimescaleStoreConfig(PostgreSQLConfig):  # type: ignore[misc]
     """Connection settings. ``url`` is a PostgreSQL URL and wins over the single settings."""
@@ -51,3 +53,13 @@ class TimescaleStoreConfig(PostgreSQLConfig):  # type: ignore[misc]
         return make_conninfo(
             host=self.host, port=self.port, dbname=self.database, user=self.user, **password, **sslmode
         )
+
+
+def same_database(one: TimescaleStoreConfig, other: TimescaleStoreConfig) -> bool:
+    """Tell whether two stores name one database of one server, and the same role in it."""
+    return _place(one) == _place(other)
+
+
+def _place(store: TimescaleStoreConfig) -> tuple[str, int, str, str]:
+    host = "localhost" if store.host in LOOPBACK else store.host
+    return host, store.port, store.database, store.user

@@ -33,3 +33,7 @@ JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(attnum, position) ON true
 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
 WHERE i.indrelid = to_regclass(%(table)s) AND i.indisprimary
 ORDER BY k.position;
+
+-- comment_of --
+-- The comment on a table; null where there is none.
+SELECT obj_description(to_regclass(%(table)s), 'pg_class');

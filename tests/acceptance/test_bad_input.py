@@ -902,9 +902,6 @@ DEFINITIONS = [
     ),
     definition("reserved name too", renamed_atr("created_timestamp"), names=(TECHNICAL, "field 'created_timestamp'")),
     definition("name too long", renamed_atr("a" * 64), names=(TECHNICAL, "longer than the 63 bytes PostgreSQL keeps")),
-    definition(
-        "view's name too long", (TECHNICAL, f'"{VIEW}"', f'"{"v" * 60}"'), names=(TECHNICAL, "than the 63 bytes")
-    ),
     definition("empty name", renamed_atr(""), names=(TECHNICAL, "field '' of view", "rename it")),
     definition("name with a comma", renamed_atr("a,b"), names=(TECHNICAL, "field 'a,b' of view", "rename it")),
     definition("name with SQL", renamed_atr(INJECTION), names=(TECHNICAL, "DROP TABLE", "rename it")),
