@@ -30,14 +30,9 @@ from featurectl.core.times import parse_window
 from featurectl.errors import UsageError
 
 if TYPE_CHECKING:
-    from psycopg import sql
-
-    from featurectl.core.arrow import ArrowConnection
-    from featurectl.core.spine import Spine
+    from featurectl.core.spines import TableSpine
 
 app = new_app()
-
-_UPLOADED = "featurectl_spine"
 
 
 @app.command("get-offline", cls=Command)
@@ -77,16 +72,17 @@ def get_offline(
     with database.connect(read_only=True) as connection:
         catalog = published_catalog(database, connection)
     selections = catalog.select(split(features), service)
-    uploaded = _read_spine(spine, catalog, selections) if spine else None
+    from_file = _read_spine(spine, catalog, selections) if spine else None
     from featurectl.core.arrow import open_arrow  # 0.3 s: Arrow and ADBC
+    from featurectl.core.retrieval import PointInTime
 
-    with open_arrow(database) as arrow:
-        if uploaded:
-            statement = _upload(arrow, uploaded, selections)
+    with open_arrow(database) as arrow, arrow.transaction():
+        if from_file:
+            batches = PointInTime(from_file, tuple(map(core.joined_view, selections))).read(arrow)
         else:
-            statement = core.window_statement(selections, list(dict.fromkeys(entities)), window)
+            batches = arrow.read(core.window_statement(selections, list(dict.fromkeys(entities)), window))
             diagnostics.note(f"window: {window}")
-        rows = output.emit_batches("get-offline", arrow.read(statement), kind, path)
+        rows = output.emit_batches("get-offline", batches, kind, path)
     diagnostics.note(f"{rows} rows{f' in {path}' if path else ''}")
     if not rows:
         diagnostics.warn(
@@ -103,20 +99,13 @@ def _check(ids: list[str] | None, start: str | None, end: str | None, spine: Pat
         raise UsageError("give --start and --end, for example --start -30d --end now")
 
 
-def _read_spine(path: Path, catalog: Catalog, selections: tuple[Selection, ...]) -> Spine:
+def _read_spine(path: Path, catalog: Catalog, selections: tuple[Selection, ...]) -> TableSpine:
     from featurectl.core.spine import read_spine
 
     keys = dict.fromkeys(key for chosen in selections for key in chosen.view.join_keys)
     not_text = [entity.join_key for entity in catalog.entities if entity.value_type not in ("STRING", "UNKNOWN")]
-    uploaded = read_spine(path, list(keys), not_text=not_text)
-    clash = [name for chosen in selections for name in chosen.features if name in uploaded.columns]
+    spine = read_spine(path, list(keys), not_text=not_text)
+    clash = [name for chosen in selections for name in chosen.features if name in spine.table.column_names]
     if clash:
         raise UsageError(f"{path} has a column '{clash[0]}', which is a feature asked for; rename it, or leave it out")
-    return uploaded
-
-
-def _upload(arrow: ArrowConnection, spine: Spine, selections: tuple[Selection, ...]) -> sql.Composed:
-    from featurectl.core.spine import ROW
-
-    arrow.ingest(_UPLOADED, spine.table)
-    return core.spine_statement(_UPLOADED, spine.columns, spine.event_column, selections, ROW)
+    return spine

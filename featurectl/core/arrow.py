@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import sql
 
+from featurectl.core import arrow_types
 from featurectl.core.db import Database, translate
 from featurectl.core.redact import redact
-from featurectl.errors import DatabaseError, DatabaseUnreachable, FeaturectlError
+from featurectl.errors import DatabaseError, DatabaseUnreachable, FeaturectlError, StatementTimeout
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,22 +21,12 @@ if TYPE_CHECKING:
 class Batches:
     """A query's result as it arrives. Read it before its connection closes."""
 
-    def __init__(self, reader: pa.RecordBatchReader) -> None:
-        self._reader = reader
-        self.schema: pa.Schema = reader.schema
+    def __init__(self, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+        self.schema = schema
+        self._batches = batches
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        import pyarrow as pa
-
-        batches = iter(self._reader)
-        while True:
-            try:
-                batch = next(batches, None)
-            except (pa.ArrowException, OSError) as error:
-                raise DatabaseUnreachable(f"the database: {_reason(error)}; run the command again") from error
-            if batch is None:
-                return
-            yield batch
+        return iter(self._batches)
 
     def table(self) -> pa.Table:
         """Return the whole result."""
@@ -45,7 +36,7 @@ class Batches:
 
 
 class ArrowConnection:
-    """An ADBC connection in autocommit mode. Temporary tables live as long as it does."""
+    """An ADBC connection in autocommit mode. Temporary tables live as long as it does, or as its transaction."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -53,33 +44,100 @@ class ArrowConnection:
         self._cursors: list[Any] = []
 
     def read(self, statement: sql.Composable) -> Batches:
-        """Run a query and return its batches as they arrive."""
+        """Run a query and return its batches as they arrive, without PostgreSQL's notes on the columns."""
         cursor = self._connection.cursor()
         self._cursors.append(cursor)
         with translated_errors():
             cursor.execute(statement.as_string())
-            return Batches(cursor.fetch_record_batch())
+            reader = cursor.fetch_record_batch()
+        schema = arrow_types.without_notes(reader.schema)
+        return Batches(schema, _arriving(reader, schema))
 
     def table(self, statement: sql.Composable) -> pa.Table:
         """Run a query and return the whole result."""
         return self.read(statement).table()
 
-    def ingest(self, name: str, data: pa.Table) -> None:
-        """Create a temporary table that holds ``data``, and let the planner know its size."""
+    def schema(self, statement: sql.Composable) -> pa.Schema:
+        """Return the columns of a query without running it, with PostgreSQL's names of their types as metadata."""
         with translated_errors(), self._connection.cursor() as cursor:
-            cursor.adbc_ingest(name, data, mode="create", temporary=True)
-            cursor.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(name)).as_string())
+            return cursor.adbc_execute_schema(statement.as_string())
+
+    def plan(self, statement: sql.Composable) -> dict[str, Any]:
+        """Return the planner's plan of a query."""
+        import json
+
+        with translated_errors(), self._connection.cursor() as cursor:
+            # COPY, by which all else comes, takes no EXPLAIN.
+            cursor.adbc_statement.set_options(**{"adbc.postgresql.use_copy": "false"})
+            cursor.execute(sql.SQL("EXPLAIN (FORMAT JSON) {}").format(statement).as_string())
+            plan: dict[str, Any] = json.loads(cursor.fetchone()[0])[0]["Plan"]
+        return plan
+
+    def execute(self, statement: sql.Composable) -> int:
+        """Run a statement that returns nothing; return how many rows it changed, -1 where the server does not say."""
+        with translated_errors(), self._connection.cursor() as cursor:
+            cursor.execute(statement.as_string())
+            return int(cursor.rowcount)
+
+    def ingest(self, name: str, data: pa.Table | Batches, *, keep: bool = True) -> None:
+        """Create a temporary table that holds ``data``, and let the planner know its size.
+
+        Without ``keep`` it goes with the transaction.
+        """
+        self.execute(arrow_types.create_temporary(name, data.schema, keep=keep))
+        self.copy(data, name, temporary=True)
+        self.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(name)))
+
+    def copy(self, data: pa.Table | Batches, table: str, *, schema: str | None = None, temporary: bool = False) -> None:
+        """Append ``data`` to a table whose columns have the types of :func:`arrow_types.stored`."""
+        rows = arrow_types.writable_batches(data) if isinstance(data, Batches) else arrow_types.writable(data)
+        with translated_errors(), self._connection.cursor() as cursor:
+            cursor.adbc_ingest(table, rows, mode="append", temporary=temporary, db_schema_name=schema)
+
+    @contextlib.contextmanager
+    def transaction(self, *, timeout: float | None = None) -> Iterator[None]:
+        """Run what is inside in one transaction, over one snapshot; ``timeout`` is in seconds, for each statement."""
+        import adbc_driver_manager
+
+        with translated_errors():
+            self._connection.adbc_connection.set_autocommit(False)
+        try:
+            self.execute(sql.SQL("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+            if timeout:
+                limit = sql.Literal(max(1, round(timeout * 1000)))
+                self.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(limit))
+            yield
+            self._close_cursors()
+            with translated_errors():
+                self._connection.commit()
+        finally:
+            # Nothing of this matters any more where the connection is lost, or left in the middle of a stream.
+            with contextlib.suppress(adbc_driver_manager.Error):
+                self._close_cursors()
+                self._connection.rollback()
+                self._connection.adbc_connection.set_autocommit(True)
+
+    def _close_cursors(self) -> None:
+        while self._cursors:
+            self._cursors.pop().close()
 
     def close(self) -> None:
-        for cursor in self._cursors:
-            cursor.close()
+        self._close_cursors()
         self._connection.close()
 
-    def save(self, name: str, data: pa.Table, *, mode: Literal["create", "replace"]) -> None:
-        """Write ``data`` to an ordinary table, ``schema.table`` or ``table``."""
-        schema, _, table = name.rpartition(".")
-        with translated_errors(), self._connection.cursor() as cursor:
-            cursor.adbc_ingest(table, data, mode=mode, db_schema_name=schema or None)
+
+def _arriving(reader: pa.RecordBatchReader, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    batches = iter(reader)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (pa.ArrowException, OSError) as error:
+            raise _broken(error) from error
+        if batch is None:
+            return
+        yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
 
 
 @contextlib.contextmanager
@@ -119,6 +177,16 @@ def _reason(error: Any) -> str:
     lines = str(error).splitlines()
     told = next((line.partition("ERROR:")[2] for line in lines if "ERROR:" in line), " ".join(lines))
     return redact(" ".join(told.split()))
+
+
+def _broken(error: Any) -> FeaturectlError:
+    """Return what ended a stream: a statement that failed half-way, or a connection that was lost."""
+    text = str(error)
+    if "statement timeout" in text:
+        return StatementTimeout(f"{_reason(error)}; give it more time")
+    if "ERROR:" in text:
+        return DatabaseError(f"the database refused: {_reason(error)}")
+    return DatabaseUnreachable(f"the database: {_reason(error)}; run the command again")
 
 
 def _translate(error: Any, connecting: bool) -> FeaturectlError:

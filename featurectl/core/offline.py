@@ -1,19 +1,27 @@
-"""Training sets: point-in-time joins of views to a spine, inside the database, out as Arrow."""
+"""Training sets: the statements that join views to a spine as of its instants, and that read what a join needs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from featurectl.core import sources
+from featurectl.core import arrow_types, key_match, sources
 from featurectl.core.catalog import Selection, View
 from featurectl.core.entity import EntityId
 from featurectl.core.online import key_of
 from featurectl.core.queries import query
 from featurectl.core.times import Window
+
+if TYPE_CHECKING:
+    from featurectl.core.arrow import ArrowConnection
+
+# Names in a spine's relation that no column of a user's may have.
+ROW = "__featurectl_row"
+AT = "__featurectl_at"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +29,42 @@ class JoinedView:
     """One view's part of a join.
 
     ``keys`` pairs a column of the source with the spine's column that must equal it; ``features`` pairs a column of
-    the source with its name in the result.
+    the source with its name in the result. Rows from before ``since`` do not serve; with ``written_before`` neither
+    do those created after the spine's instant. ``types`` are those of the source's columns, where they are known;
+    ``read_as`` names the type in which a column is wanted that has another one.
     """
 
     source: sql.Composable
     keys: tuple[tuple[str, str], ...]
     timestamp_column: str
-    order: sql.Composable
+    created_column: str | None
     ttl: timedelta | None
     features: tuple[tuple[str, str], ...]
-    not_after: tuple[str, str] | None = None
+    written_before: bool = False
+    since: datetime | None = None
+    types: Mapping[str, str] = field(default_factory=dict)
+    read_as: Mapping[str, str] = field(default_factory=dict)
+
+    def type_of(self, column: str | None) -> str:
+        return self.types.get(column or "", "")
+
+    def columns(self) -> list[str]:
+        """Return the columns of the source that the join reads, each once."""
+        named = [self.timestamp_column, *([self.created_column] if self.created_column else [])]
+        return list(dict.fromkeys([*(key for key, _ in self.keys), *named, *(column for column, _ in self.features)]))
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """A spine as SQL: it has ``AT`` (timestamptz), ``ROW`` where its order counts, and the columns of ``types``.
+
+    ``output`` pairs its columns that belong to the result with the types they are cast to, if any.
+    """
+
+    source: sql.Composable
+    types: Mapping[str, str] = field(default_factory=dict)
+    output: tuple[tuple[str, str | None], ...] = ()
+    order: tuple[str, ...] = (ROW,)
 
 
 def joined_view(chosen: Selection) -> JoinedView:
@@ -41,63 +75,136 @@ def joined_view(chosen: Selection) -> JoinedView:
         source=sources.source(view),
         keys=tuple((key, key) for key in view.join_keys),
         timestamp_column=view.timestamp_column,
-        order=sources.newest_first(view.timestamp_column, view.created_column),
+        created_column=view.created_column,
         ttl=view.ttl,
         features=tuple((field.source_column, field.name) for field in fields),
+        read_as={field.source_column: _type_in_result(field.column_type) for field in fields},
     )
 
 
-def point_in_time(
-    spine: sql.Composable,
-    spine_columns: Sequence[str],
-    event_column: str,
-    views: Sequence[JoinedView],
-    order: Sequence[str],
-) -> sql.Composed:
-    """Return the statement that joins views to a spine: all its rows, in the order of ``order``.
+def _type_in_result(column_type: str) -> str:
+    """Return the type a feature has in a result: its own, or text where Arrow has none for it."""
+    scalar, is_array, _ = column_type.partition("[]")
+    return f"text{is_array}" if scalar in ("numeric", "uuid", "jsonb") else column_type
+
+
+def with_types(connection: ArrowConnection, view: JoinedView) -> JoinedView:
+    """Ask the database for the types of the source's columns."""
+    return replace(view, types=types_of(connection, view.source, view.columns()))
+
+
+def types_of(
+    connection: ArrowConnection, source: sql.Composable, columns: Iterable[str] | None = None
+) -> dict[str, str]:
+    """Return the types of a source's columns, of all of them where none are named."""
+    names = sql.SQL("s.*") if columns is None else sources.commas(map(sources.column, columns))
+    schema = connection.schema(sql.SQL("SELECT {} FROM {} AS s LIMIT 0").format(names, source))
+    return {field.name: arrow_types.type_name(field) for field in schema}
+
+
+def point_in_time(spine: Relation, views: Sequence[JoinedView]) -> sql.Composed:
+    """Return the statement that joins views to a spine: all its rows, in their order.
 
     A feature row with event time ``e`` serves a spine row at ``t`` when ``t - ttl <= e <= t``; among those the latest
     event counts, among equal events the latest write.
     """
+    columns = [readable(sources.column(name, "spine"), name, kind) for name, kind in spine.output]
+    columns += [
+        sql.SQL("{}.{}").format(_alias(index), sql.Identifier(name))
+        for index, view in enumerate(views)
+        for _, name in view.features
+    ]
     return query("offline", "point_in_time").format(
-        spine_columns=sources.commas(sources.column(name, "spine") for name in spine_columns),
-        features=sql.SQL("").join(
-            sql.SQL(", {}.{}").format(_alias(index), sql.Identifier(name))
-            for index, view in enumerate(views)
-            for _, name in view.features
-        ),
-        spine=spine,
-        joins=sql.SQL("\n").join(_join(index, view, event_column) for index, view in enumerate(views)),
-        order=sources.commas(sources.column(name, "spine") for name in order),
+        columns=sources.commas(columns),
+        spine=spine.source,
+        joins=sql.SQL("\n").join(_join(index, view, spine) for index, view in enumerate(views)),
+        order=sources.commas(sources.column(name, "spine") for name in spine.order),
     )
+
+
+def readable(value: sql.Composable, name: str, kind: str | None) -> sql.Composable:
+    """Return a value under its name in the result, cast to ``kind`` where Arrow could not hold it otherwise."""
+    cast = sql.SQL("::{}").format(sql.SQL(kind)) if kind else sql.SQL("")
+    return sql.SQL("{}{} AS {}").format(value, cast, sql.Identifier(name))
+
+
+def feature_columns(view: JoinedView) -> list[sql.Composable]:
+    """Return the view's features, under their names in the result."""
+    return [
+        readable(
+            sources.column(column),
+            name,
+            view.read_as.get(column) or arrow_types.read_as(view.type_of(column)),
+        )
+        for column, name in view.features
+    ]
 
 
 def _alias(index: int) -> sql.Identifier:
     return sql.Identifier(f"view_{index}")
 
 
-def _join(index: int, view: JoinedView, event_column: str) -> sql.Composed:
+def _join(index: int, view: JoinedView, spine: Relation) -> sql.Composed:
     event = sources.column(view.timestamp_column)
-    spine_event = sources.column(event_column, "spine")
-    conditions = [sql.SQL("{} = {}").format(sources.column(key), sources.column(of, "spine")) for key, of in view.keys]
-    if view.not_after:
-        created, limit = view.not_after
-        conditions.append(sql.SQL("{} <= {}").format(sources.column(created), sources.column(limit, "spine")))
-    ttl: sql.Composable = sql.SQL("")
+    at = sources.column(AT, "spine")
+    limit = sources.as_instant(at, view.type_of(view.timestamp_column))
+    conditions = [matched(view, spine, "spine"), sql.SQL("{} <= {}").format(event, limit)]
     if view.ttl is not None:
-        ttl = sql.SQL(" AND {} >= {} - {}").format(event, spine_event, sql.Literal(view.ttl))
+        # In seconds: a day is longer or shorter where clocks change.
+        ttl = sql.Literal(f"{view.ttl // timedelta(microseconds=1)} microseconds")
+        conditions.append(sql.SQL("{} >= {} - {}::interval").format(event, limit, ttl))
+    if view.since is not None:
+        since = sources.as_instant(sql.Literal(view.since), view.type_of(view.timestamp_column))
+        conditions.append(sql.SQL("{} >= {}").format(event, since))
+    if view.written_before and view.created_column:
+        written = sources.as_instant(at, view.type_of(view.created_column))
+        conditions.append(sql.SQL("{} <= {}").format(sources.column(view.created_column), written))
     return query("offline", "join_view").format(
-        columns=sources.commas(
-            sql.SQL("{} AS {}").format(sources.column(column), sql.Identifier(name)) for column, name in view.features
-        ),
+        columns=sources.commas(feature_columns(view)),
         source=view.source,
         match=sources.conjunction(conditions),
-        event=event,
-        spine_event=sql.Identifier(event_column),
-        ttl=ttl,
-        order=view.order,
+        order=sources.newest_first(view.timestamp_column, view.created_column),
         alias=_alias(index),
     )
+
+
+def matched(view: JoinedView, spine: Relation, alias: str) -> sql.Composable:
+    """Hold a row of the source to the keys of a row of the spine."""
+    return sources.conjunction(
+        key_match.equal(sources.column(key), view.type_of(key), sources.column(of, alias), spine.types.get(of, ""))
+        for key, of in view.keys
+    )
+
+
+def rows_of_keys(view: JoinedView, keys: Relation, code: str, window: Window) -> sql.Composed:
+    """Return the statement that reads a view's rows of a window for the keys of a table, with the key's ``code``.
+
+    Its columns: ``code``, ``event`` and ``created`` (microseconds since 1970; a null is the least), and the features
+    as ``f0``, ``f1``, …
+    """
+    created = (
+        sources.epoch(sources.column(view.created_column), view.type_of(view.created_column))
+        if view.created_column
+        else sql.SQL("NULL::timestamptz")
+    )
+    renamed = replace(view, features=tuple((column, f"f{index}") for index, (column, _) in enumerate(view.features)))
+    return query("offline", "rows_of_keys").format(
+        code=sources.column(code, "wanted"),
+        event=sources.epoch(sources.column(view.timestamp_column), view.type_of(view.timestamp_column)),
+        created=created,
+        features=sql.SQL("").join(sql.SQL(", {}").format(column) for column in feature_columns(renamed)),
+        keys=keys.source,
+        source=view.source,
+        match=matched(view, keys, "wanted"),
+        window=rows_in(view, window),
+    )
+
+
+def rows_in(view: JoinedView, window: Window) -> sql.Composable:
+    """Hold a row of the view's source to a window of event time."""
+    kind = view.type_of(view.timestamp_column)
+    start = max(filter(None, (window.start, view.since)), default=None)
+    return sources.within(view.timestamp_column, start, window.end, kind)
 
 
 def window_statement(selections: Sequence[Selection], entities: Sequence[EntityId], window: Window) -> sql.Composed:
@@ -108,15 +215,16 @@ def window_statement(selections: Sequence[Selection], entities: Sequence[EntityI
     """
     for chosen in selections:
         key_of(chosen.view, entities[0])
-    columns = ["entity_id", "symbol", "timeframe", "event_timestamp"]
     spine = query("offline", "spine_of_window").format(
         entity_ids=sql.Literal([str(entity) for entity in entities]),
         symbols=sql.Literal([entity.symbol for entity in entities]),
         timeframes=sql.Literal([entity.timeframe for entity in entities]),
+        at=sql.Identifier(AT),
         events=sql.SQL(" UNION ALL ").join(_events(chosen.view, window) for chosen in selections),
     )
-    views = [joined_view(chosen) for chosen in selections]
-    return point_in_time(spine, columns, "event_timestamp", views, ["position", "event_timestamp"])
+    columns = ("entity_id", "symbol", "timeframe", "event_timestamp")
+    relation = Relation(spine, output=tuple((name, None) for name in columns), order=("position", AT))
+    return point_in_time(relation, [joined_view(chosen) for chosen in selections])
 
 
 def _events(view: View, window: Window) -> sql.Composed:
@@ -126,11 +234,3 @@ def _events(view: View, window: Window) -> sql.Composed:
         match=sources.same_keys(view, "wanted"),
         window=sources.within(view.timestamp_column, window.start, window.end),
     )
-
-
-def spine_statement(
-    table: str, columns: Iterable[str], event_column: str, selections: Sequence[Selection], row_column: str
-) -> sql.Composed:
-    """Return the statement for a training set over a spine that stands in a temporary table, in its order."""
-    views = [joined_view(chosen) for chosen in selections]
-    return point_in_time(sql.Identifier(table), list(columns), event_column, views, [row_column])

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from itertools import islice, permutations
+from typing import Any
 
 from psycopg import sql
 
 from featurectl.core.catalog import View
 from featurectl.core.db import Connection
 from featurectl.core.queries import query
-from featurectl.core.schema import quoted
 from featurectl.errors import UsageError
+
+_COMMENTS = re.compile(r"(?:[\s;]|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*", re.DOTALL)
+# What a plan is made of that finds the next key by an index. Orders of the keys that are tried.
+STEPS = {"Recursive Union", "CTE Scan", "WorkTable Scan", "Nested Loop", "Limit", "Result", "Subquery Scan"}
+STEPS |= {"Index Scan", "Index Only Scan", "Append", "Merge Append", "Custom Scan"}
+MAX_WALKS = 6
 
 
 def source(view: View) -> sql.Composable:
@@ -32,7 +40,17 @@ def source(view: View) -> sql.Composable:
 
 def subquery(text: str) -> sql.Composable:
     """Return a query of the user's in parentheses, on lines of its own: it may end in a comment."""
-    return sql.SQL("(\n{}\n)").format(sql.SQL(text))
+    return sql.SQL("(\n{}\n)").format(plain(text))
+
+
+def plain(text: str) -> sql.SQL:
+    """Return a query of the user's without the semicolon that it may end in, and the comments behind that."""
+    for semicolon in re.finditer(";", text):
+        start = semicolon.start()
+        # Within a string it is none.
+        if text.count("'", 0, start) % 2 == 0 and _COMMENTS.fullmatch(text, start + 1):
+            return sql.SQL(text[:start])
+    return sql.SQL(text)
 
 
 def column(name: str, alias: str = "s") -> sql.Composable:
@@ -67,26 +85,67 @@ def same_keys(view: View, alias: str) -> sql.Composable:
     return conjunction(sql.SQL("{} = {}").format(column(key), column(key, alias)) for key in view.join_keys)
 
 
-def within(timestamp_column: str, start: datetime | None, end: datetime | None) -> sql.Composable:
-    """Hold a row of the source to a window of event time, both ends included."""
+def within(
+    timestamp_column: str, start: datetime | None, end: datetime | None, kind: str = "timestamptz"
+) -> sql.Composable:
+    """Hold a row of the source to a window of event time, both ends included; ``kind`` is the column's type."""
     bounds = (("{} >= {}", start), ("{} <= {}", end))
     event = column(timestamp_column)
-    return conjunction(sql.SQL(bound).format(event, sql.Literal(limit)) for bound, limit in bounds if limit)
+    return conjunction(
+        sql.SQL(bound).format(event, as_instant(sql.Literal(limit), kind)) for bound, limit in bounds if limit
+    )
+
+
+def as_instant(instant: sql.Composable, kind: str) -> sql.Composable:
+    """Return an instant such that a column of type ``kind`` compares with it as UTC, whatever the session's zone."""
+    return sql.SQL("({} AT TIME ZONE 'UTC')").format(instant) if kind in ("timestamp", "date") else instant
+
+
+def epoch(value: sql.Composable, kind: str) -> sql.Composable:
+    """Return a time column as an instant; without a zone it is UTC."""
+    return sql.SQL("({}::timestamp AT TIME ZONE 'UTC')").format(value) if kind in ("timestamp", "date") else value
+
+
+def column_types(connection: Connection, view: View) -> dict[str, str]:
+    """Return the source's columns and their types, without type modifiers; a type of the user's own is ``unknown``."""
+    cursor = connection.execute(sql.SQL("SELECT * FROM {} AS s LIMIT 0").format(source(view)))
+    types = connection.adapters.types
+    found = {}
+    for described in cursor.description or ():
+        info = types.get(described.type_code)
+        suffix = "[]" if info and info.array_oid == described.type_code else ""
+        found[described.name] = f"{info.regtype}{suffix}" if info else "unknown"
+    return found
+
+
+def known_keys(view: View) -> sql.Composable:
+    """Hold a row of the source to keys without nulls."""
+    return conjunction(sql.SQL("{} IS NOT NULL").format(column(key)) for key in view.join_keys)
 
 
 def entity_list(connection: Connection, view: View) -> sql.Composable:
-    """Return the definition of a common table ``entities``: each distinct key of the source, once.
+    """Return the definition of a common table ``entities``: each distinct key of the source, once."""
+    template = sql.SQL("entities AS (SELECT DISTINCT {keys} FROM {source} AS s WHERE {known})")
+    return entity_walk(connection, view) or template.format(
+        keys=commas(map(column, view.join_keys)), source=source(view), known=known_keys(view)
+    )
 
-    Where an index begins with the keys it is walked from key to key, so that the cost depends on the number of
-    entities and not on the length of their history.
+
+def entity_walk(connection: Connection, view: View) -> sql.Composable | None:
+    """Return :func:`entity_list` as a walk from key to key, or nothing where no index begins with the keys.
+
+    Its cost depends on the number of entities and not on the length of their history.
     """
     if not view.join_keys:
         return sql.SQL("entities AS (SELECT 1)")
-    keys = _keys_as_indexed(connection, view)
-    known = conjunction(sql.SQL("{} IS NOT NULL").format(column(key)) for key in view.join_keys)
-    if not keys:
-        template = sql.SQL("entities AS (SELECT DISTINCT {keys} FROM {source} AS s WHERE {known})")
-        return template.format(keys=commas(column(key) for key in view.join_keys), source=source(view), known=known)
+    if view.source_table and (keys := _keys_as_indexed(connection, view)):
+        return _walk(view, keys)
+    # Of a query, and of what is no table, only the planner knows.
+    walks = (_walk(view, keys) for keys in permutations(view.join_keys))
+    return next((walk for walk in islice(walks, MAX_WALKS) if _is_by_index(connection, walk)), None)
+
+
+def _walk(view: View, keys: Sequence[str]) -> sql.Composable:
     template = sql.SQL(
         "entities AS ("
         "(SELECT {keys} FROM {source} AS s WHERE {known} ORDER BY {keys} LIMIT 1) "
@@ -96,18 +155,29 @@ def entity_list(connection: Connection, view: View) -> sql.Composable:
         " AS following)"
     )
     return template.format(
-        keys=commas(column(key) for key in keys),
+        keys=commas(map(column, keys)),
         source=source(view),
-        known=known,
+        known=known_keys(view),
         entity_keys=commas(column(key, "entities") for key in keys),
     )
 
 
 def _keys_as_indexed(connection: Connection, view: View) -> Sequence[str]:
     """Return the join keys in the order in which an index begins with them; nothing without such an index."""
-    table = view.source_table
-    if not table or '"' in table:
-        return ()
-    parameters = {"table": quoted(table) if "." in table else table, "columns": list(view.join_keys)}
+    parameters = {"table": view.source_table, "columns": list(view.join_keys)}
     row = connection.execute(query("materialize", "keys_as_indexed"), parameters).fetchone()
     return row[0] if row else ()
+
+
+def _is_by_index(connection: Connection, walk: sql.Composable) -> bool:
+    """Tell whether the planner would take every step of a walk by an index."""
+    statement = sql.SQL("EXPLAIN (FORMAT JSON) WITH RECURSIVE {} SELECT * FROM entities").format(walk)
+    row = connection.execute(statement).fetchone()
+    assert row is not None
+    return {node["Node Type"] for node in _nodes(row[0][0]["Plan"])} <= STEPS
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for part in plan.get("Plans", ()):
+        yield from _nodes(part)

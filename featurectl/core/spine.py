@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featurectl.core.entity import EntityId, parse_entity_id
+from featurectl.core.spines import TableSpine
 from featurectl.errors import InputFileError, InvalidEntityId
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 EVENT_NAMES = ("event_timestamp", "timestamp", "time")
-ROW = "__row"
 
 
-@dataclass(frozen=True, slots=True)
-class Spine:
-    """A spine ready for a join: ``columns`` are the file's, ``table`` has the keys and the row number as well."""
-
-    table: pa.Table
-    columns: tuple[str, ...]
-    event_column: str
-
-
-def read_spine(path: Path, join_keys: Sequence[str], *, not_text: Sequence[str] = ()) -> Spine:
+def read_spine(path: Path, join_keys: Sequence[str], *, not_text: Sequence[str] = ()) -> TableSpine:
     """Read a spine with ``entity_id`` (or the join keys) and ``event_timestamp``; a time without a zone is UTC.
 
-    Keys are text but for those in ``not_text``, which keep the type the file gives them.
+    Its output is the file's columns, the times as UTC. Keys are text but for those in ``not_text``, which keep the
+    type the file gives them.
 
     Raises:
         InputFileError: the file can't be read, lacks a column, or holds a time or an id that can't be read.
@@ -39,10 +30,9 @@ def read_spine(path: Path, join_keys: Sequence[str], *, not_text: Sequence[str] 
     event_column = next((name for name in EVENT_NAMES if name in table.column_names), None)
     if event_column is None:
         raise InputFileError(f"{path} has no event_timestamp column; columns: {', '.join(table.column_names)}")
-    columns = tuple(table.column_names)
-    table = _with_times(table, event_column, path)
-    table = _with_keys(_as_texts(table, texts), join_keys, path)
-    return Spine(_with_row_numbers(table), columns, event_column)
+    table = _as_texts(_with_times(table, event_column, path), texts)
+    keys = _with_keys(table, join_keys, path).select(list(join_keys))
+    return TableSpine(table, table.column(event_column), keys)
 
 
 def _read(path: Path, text_columns: Sequence[str]) -> pa.Table:
@@ -67,35 +57,18 @@ def _read(path: Path, text_columns: Sequence[str]) -> pa.Table:
 
 
 def _checked(table: pa.Table, path: Path) -> pa.Table:
-    """Refuse columns that a temporary table can't hold as they are.
+    """Refuse columns that a result could not name.
 
     Raises:
         InputFileError: names the column.
     """
-    import pyarrow as pa
-
     names = table.column_names
-    for column in table.schema:
-        if not column.name or column.name == ROW or "\x00" in column.name:
-            raise InputFileError(f"{path}: a column is called '{column.name!r}'; rename it, or leave it out")
-        if names.count(column.name) > 1:
-            raise InputFileError(f"{path} has two columns '{column.name}'; rename or leave out one")
-        if pa.types.is_nested(column.type) or pa.types.is_uint64(column.type) or pa.types.is_dictionary(column.type):
-            table = _flattened(table, column.name, path)
+    for name in names:
+        if not name:
+            raise InputFileError(f"{path} has a column without a name; name it, or leave it out")
+        if names.count(name) > 1:
+            raise InputFileError(f"{path} has two columns '{name}'; rename or leave out one")
     return table
-
-
-def _flattened(table: pa.Table, name: str, path: Path) -> pa.Table:
-    import pyarrow as pa
-
-    values = table.column(name)
-    wanted = values.type.value_type if pa.types.is_dictionary(values.type) else pa.int64()
-    try:
-        return table.set_column(table.column_names.index(name), name, values.cast(wanted))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise InputFileError(
-            f"{path}: column '{name}' holds {values.type}, which the database can't take; leave it out, or convert it"
-        ) from error
 
 
 def _with_times(table: pa.Table, column: str, path: Path) -> pa.Table:
@@ -155,9 +128,3 @@ def _as_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
     text = values.cast(pa.string())
     return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
-
-
-def _with_row_numbers(table: pa.Table) -> pa.Table:
-    import pyarrow as pa
-
-    return table.append_column(ROW, pa.array(range(table.num_rows), pa.int64()))

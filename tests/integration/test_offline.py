@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -19,7 +18,8 @@ from featurectl.core import offline
 from featurectl.core.arrow import ArrowConnection, open_arrow
 from featurectl.core.catalog import Field, Selection, View
 from featurectl.core.entity import EntityId
-from featurectl.core.spine import ROW, read_spine
+from featurectl.core.retrieval import PointInTime, Strategy
+from featurectl.core.spine import read_spine
 from featurectl.core.times import Window
 from featurectl.errors import InputFileError
 from tests.fix_repository import Repo
@@ -79,11 +79,16 @@ def oracle(rows: Sequence[Row], keys: Mapping[str, Any], at: datetime | None, tt
 
 
 def joined(arrow: ArrowConnection, path: Path, *views: View, keys: Sequence[str] = ("symbol", "timeframe")) -> pa.Table:
-    """Do what `featurectl get-offline --spine` does."""
-    spine, name = read_spine(path, keys), f"spine_{uuid.uuid4().hex}"
-    arrow.ingest(name, spine.table)
-    selections = [select(view) for view in views]
-    return arrow.table(offline.spine_statement(name, spine.columns, spine.event_column, selections, ROW))
+    """Do what `featurectl get-offline --spine` does, by either strategy, and expect the same."""
+    spine, selections = read_spine(path, keys), [select(view) for view in views]
+    tables = []
+    for strategy in (Strategy.SERVER, Strategy.LOCAL):
+        with arrow.transaction():
+            join = PointInTime(spine, tuple(map(offline.joined_view, selections)), strategy)
+            tables.append(join.read(arrow).table())
+    assert tables[0].schema == tables[1].schema
+    assert tables[0].to_pylist() == tables[1].to_pylist()
+    return tables[0]
 
 
 def parquet(path: Path, **columns: Any) -> Path:
@@ -372,7 +377,7 @@ def test_a_training_set_is_the_features_at_their_closes(market: Market, arrow: A
         assert (row["macd"], row["rsi_14"]) == (wanted["macd"], wanted["rsi_14"])
 
 
-def test_a_join_walks_an_index_of_the_history(market: Market) -> None:
+def test_a_join_walks_an_index_of_the_history(market: Market, arrow: ArrowConnection, tmp_path: Path) -> None:
     """Its cost is that of the spine, not of the history."""
     market.connection.execute(
         b"INSERT INTO features.technical_indicators (symbol, timeframe, event_timestamp) "
@@ -380,39 +385,37 @@ def test_a_join_walks_an_index_of_the_history(market: Market) -> None:
         (START,),
     )
     market.connection.execute(b"ANALYZE features.technical_indicators")
-    market.connection.execute(b"CREATE TEMPORARY TABLE spine (__row int8, symbol text, timeframe text, at timestamptz)")
-    market.connection.execute(b"INSERT INTO spine VALUES (0, 'A', '1h', %s)", (START + 9 * HOUR,))
-    statement = offline.spine_statement("spine", ["at"], "at", [select(market.view)], ROW)
-    plan = market.connection.execute(sql.SQL("EXPLAIN (COSTS OFF) {}").format(statement)).fetchall()
+    spine = read_spine(
+        parquet(tmp_path, entity_id=["A_1h"], event_timestamp=instants([START + 9 * HOUR])), ["symbol", "timeframe"]
+    )
+    join = PointInTime(spine, (offline.joined_view(select(market.view)),))
+    plan = market.connection.execute(sql.SQL("EXPLAIN (COSTS OFF) {}").format(join.statement(arrow))).fetchall()
     text = "\n".join(line for (line,) in plan)
     assert "Index Scan Backward" in text and "Seq Scan on technical_indicators" not in text, text
 
 
-def test_spine_columns_the_database_can_not_take_are_named(tmp_path: Path) -> None:
+def test_spine_columns_that_can_not_be_named_are_refused(tmp_path: Path) -> None:
     times = pa.array([datetime(2024, 1, 1, tzinfo=UTC)])
-    cases = {
-        "column 'more' holds list": {"more": pa.array([[1]])},
-        "column 'more' holds uint64": {"more": pa.array([2**63 + 1], pa.uint64())},
-        "two columns 'more'": {"more": pa.array([1]), "more ": pa.array([1])},
-        "a column is called": {ROW: pa.array([1])},
-    }
-    for message, columns in cases.items():
-        table = pa.table({"entity_id": ["BTCUSDT_1h"], "event_timestamp": times, **columns})
-        table = table.rename_columns([name.strip() for name in table.column_names])
+    for message, names in {"two columns 'more'": ["more", "more"], "a column without a name": ["", "more"]}.items():
+        table = pa.table([["BTCUSDT_1h"], times, [1], [2]], names=["entity_id", "event_timestamp", *names])
         pyarrow.parquet.write_table(table, tmp_path / "spine.parquet")
         with pytest.raises(InputFileError, match=message):
             read_spine(tmp_path / "spine.parquet", ["symbol", "timeframe"])
 
 
-def test_spine_columns_that_fit_another_type_are_converted(tmp_path: Path) -> None:
-    table = pa.table(
-        {
-            "entity_id": pa.array(["BTCUSDT_1h"]).dictionary_encode(),
-            "event_timestamp": ["2024-01-01"],
-            "count": pa.array([7], pa.uint64()),
-        }
-    )
-    pyarrow.parquet.write_table(table, tmp_path / "spine.parquet")
-    read = read_spine(tmp_path / "spine.parquet", ["symbol", "timeframe"]).table
-    assert read.column("count").to_pylist() == [7]
-    assert read.column("symbol").to_pylist() == ["BTCUSDT"]
+def test_spine_columns_of_any_type_pass_through(market: Market, arrow: ArrowConnection, tmp_path: Path) -> None:
+    """They are not even sent to the database."""
+    view = history(market, "f", [("A", "1h", START, NOW, 1.0)])
+    columns = {
+        "words": pa.array(["x", None]).dictionary_encode(),
+        "lists": pa.array([[1], None]),
+        "large": pa.array([2**63 + 1, 0], pa.uint64()),
+        "small": pa.array([1, None], pa.int8()),
+        "nested": pa.array([{"a": 1}, None]),
+        "__featurectl_row": pa.array([7, 8]),
+    }
+    path = parquet(tmp_path, entity_id=["A_1h", "B_1h"], event_timestamp=instants([START, START]), **columns)
+    found = joined(arrow, path, view)
+    for name, values in columns.items():
+        assert found.column(name).combine_chunks() == values, name
+    assert found["f"].to_pylist() == [1.0, None]
