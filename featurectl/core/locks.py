@@ -14,16 +14,17 @@ from featurectl.errors import LockHeld
 
 
 @contextlib.contextmanager
-def lock(connection: Connection, name: str) -> Iterator[None]:
+def lock(connection: Connection, name: str, *, wait: bool = False) -> Iterator[None]:
     """Hold a named lock, such as ``materialize market.technical_indicators_view``.
 
     Raises:
-        LockHeld: another session has it; the message says which.
+        LockHeld: another session has it, and we do not ``wait`` for it; the message says which.
     """
     parameters = {"name": f"featurectl:{name}"}
-    row = connection.execute(query("locks", "try_lock"), parameters).fetchone()
-    if not row or not row[0]:
-        raise LockHeld(f"{name}: locked by {_holder(connection, parameters)}; run again when it has ended")
+    if wait:
+        connection.execute(query("locks", "wait_for_lock"), parameters)
+    else:
+        _try(connection, name, parameters)
     try:
         yield
     finally:
@@ -31,6 +32,12 @@ def lock(connection: Connection, name: str) -> Iterator[None]:
         with contextlib.suppress(psycopg.OperationalError):
             if not connection.closed:
                 connection.execute(query("locks", "unlock"), parameters)
+
+
+def _try(connection: Connection, name: str, parameters: dict[str, str]) -> None:
+    row = connection.execute(query("locks", "try_lock"), parameters).fetchone()
+    if not row or not row[0]:
+        raise LockHeld(f"{name}: locked by {_holder(connection, parameters)}; run again when it has ended")
 
 
 def _holder(connection: Connection, parameters: dict[str, str]) -> str:

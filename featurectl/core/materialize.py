@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -13,9 +13,16 @@ from featurectl.core.catalog import Catalog, View
 from featurectl.core.db import Connection, translated_errors
 from featurectl.core.locks import lock
 from featurectl.core.queries import query
-from featurectl.core.schema import table_identifier
+from featurectl.core.schema import columns_of, table_identifier
 from featurectl.core.times import Window, iso
-from featurectl.errors import DatabaseUnreachable, FeaturectlError, Interrupted, UsageError
+from featurectl.errors import (
+    DatabaseUnreachable,
+    DefinitionError,
+    FeaturectlError,
+    Interrupted,
+    SchemaMissing,
+    UsageError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,20 @@ class Materialized:
     @property
     def incremental(self) -> bool:
         return self.window.start is None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A view's online table: its key columns, in the order of the source's keys, and the types on both sides.
+
+    The key of a view without entities is no column of the source; ``constant_key`` is the one value it has.
+    """
+
+    table: str
+    keys: tuple[str, ...]
+    types: Mapping[str, str]
+    source_types: Mapping[str, str]
+    constant_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +106,9 @@ def materialize(
     for index, view in enumerate(views):
         on_view(index, view)
         try:
-            with translated_errors():
-                results.append(_materialize_view(connection, project, view, Window(window.start, end), now))
+            with translated_errors(), lock(connection, lock_name(project, view.name)):
+                done = materialize_view(connection, project, view, Window(window.start, end), now=now)
+            results.append(done)
         except (DatabaseUnreachable, Interrupted):
             raise
         except FeaturectlError as error:
@@ -94,9 +116,33 @@ def materialize(
     return results
 
 
-def _materialize_view(connection: Connection, project: str, view: View, window: Window, now: datetime) -> Materialized:
-    with lock(connection, f"materialize {project}.{view.name}"), connection.transaction():
-        statement = upsert_statement(view, sources.entity_list(connection, view), window)
+def lock_name(project: str, view: str) -> str:
+    """Return the name of the lock under which a view is materialized."""
+    return f"materialize {project}.{view}"
+
+
+def materialize_view(
+    connection: Connection,
+    project: str,
+    view: View,
+    window: Window,
+    *,
+    now: datetime,
+    target: Target | None = None,
+    force: bool = False,
+    also: Callable[[Connection], None] = lambda connection: None,
+) -> Materialized:
+    """Materialize one view in a transaction, with its ledger row and what ``also`` writes.
+
+    The view's join keys are columns of its source; ``target`` is needed where the online table names them otherwise.
+    ``force`` overwrites newer online rows, too.
+
+    Raises:
+        SchemaMissing: there is no online table, or it lacks a column.
+    """
+    with connection.transaction():
+        target = target or find_target(connection, view, view.join_keys)
+        statement = upsert_statement(view, sources.entity_walk(connection, view), window, target, force=force)
         row = connection.execute(statement).fetchone()
         assert row is not None
         entities, written, older = row
@@ -108,50 +154,130 @@ def _materialize_view(connection: Connection, project: str, view: View, window: 
             unchanged=entities - written - older,
             older=older,
         )
-        connection.execute(
-            query("materialize", "record"),
-            {
-                "project": project,
-                "view": view.name,
-                "incremental": done.incremental,
-                "window_start": window.start,
-                "window_end": window.end,
-                "entities": entities,
-                "rows_written": written,
-                "rows_unchanged": done.unchanged,
-                "rows_older": older,
-                "finished_at": now,
-            },
-        )
+        _record(connection, project, done, now)
+        also(connection)
     return done
 
 
-def upsert_statement(view: View, entities: sql.Composable, window: Window) -> sql.Composed:
-    """Return the statement that brings a view's online table up to date from the rows of the window."""
+def _record(connection: Connection, project: str, done: Materialized, now: datetime) -> None:
+    connection.execute(
+        query("materialize", "record"),
+        {
+            "project": project,
+            "view": done.view,
+            "incremental": done.incremental,
+            "window_start": done.window.start,
+            "window_end": done.window.end,
+            "entities": done.entities,
+            "rows_written": done.written,
+            "rows_unchanged": done.unchanged,
+            "rows_older": done.older,
+            "finished_at": now,
+        },
+    )
+
+
+def find_target(connection: Connection, view: View, keys: Sequence[str], *, constant_key: str | None = None) -> Target:
+    """Look a view's online table up; ``keys`` are its key columns in the order of the view's join keys.
+
+    Raises:
+        SchemaMissing: it is not there, or lacks a column.
+        DefinitionError: the source lacks a column.
+    """
     assert view.online_table is not None
-    names = [field.name for field in view.fields]
-    assigned = ["event_timestamp", "created_timestamp", *names]
-    return query("materialize", "upsert_newest").format(
-        entities=entities,
-        keys=sources.commas(sources.column(key, "entities") for key in view.join_keys),
-        key_names=sources.commas(sql.Identifier(key) for key in view.join_keys),
-        event=sources.column(view.timestamp_column),
-        created=sources.created(view),
-        features=_each(sql.SQL(", {}").format(sql.Identifier(name)) for name in names),
-        source_features=_each(
-            sql.SQL(", {} AS {}").format(sources.column(field.source_column), sql.Identifier(field.name))
-            for field in view.fields
-        ),
+    types = columns_of(connection, view.online_table)
+    if not types:
+        raise SchemaMissing(
+            f"view '{view.name}' has no online table {view.online_table}; run `featurectl apply`, or `feast apply`"
+        )
+    for name in (*keys, *(field.name for field in view.fields)):
+        if name not in types:
+            raise SchemaMissing(
+                f"{view.online_table} has no column '{name}' of view '{view.name}'; run `featurectl apply`, or "
+                "`feast apply`"
+            )
+    source_types = sources.column_types(connection, view)
+    created = [view.created_column] if view.created_column else []
+    for name in (*view.join_keys, view.timestamp_column, *created, *(field.source_column for field in view.fields)):
+        if name not in source_types:
+            raise DefinitionError(
+                f"view '{view.name}' needs column '{name}', which {view.source_table or 'its query'} does not have; "
+                f"columns: {', '.join(source_types)}"
+            )
+    return Target(view.online_table, tuple(keys), types, source_types, constant_key)
+
+
+def upsert_statement(
+    view: View, entities: sql.Composable | None, window: Window, target: Target, *, force: bool = False
+) -> sql.Composed:
+    """Return the statement that brings a view's online table up to date from the rows of the window.
+
+    With a definition of ``entities`` each of them is looked up; without one the source is read once. Every value is
+    cast to the type of its online column.
+    """
+    assigned = ["event_timestamp", "created_timestamp", *(field.name for field in view.fields)]
+    columns = [view.timestamp_column, view.created_column, *(field.source_column for field in view.fields)]
+    alias = "s" if entities is None else "entities"
+    newest = query("materialize", "scan_newest" if entities is None else "probe_newest").format(
+        entities=entities or sql.SQL(""),
+        source_keys=sources.commas(map(sources.column, view.join_keys)),
+        keys=_values(target, target.keys, view.join_keys, alias) if view.join_keys else _constant_key(target),
+        values=_values(target, assigned, columns, "s"),
         source=sources.source(view),
+        known=sources.known_keys(view),
         match=sources.same_keys(view, "entities"),
         window=sources.within(view.timestamp_column, window.start, window.end),
         order=sources.newest_first(view.timestamp_column, view.created_column),
-        online=table_identifier(view.online_table),
-        assigned=sources.commas(sql.Identifier(name) for name in assigned),
+    )
+    return query("materialize", "upsert_newest").format(
+        newest=newest,
+        force=sql.Literal(force),
+        key_names=sources.commas(map(sql.Identifier, target.keys)),
+        online=table_identifier(target.table),
+        assigned=sources.commas(map(sql.Identifier, assigned)),
         assigned_values=sources.commas(sources.column(name, "excluded") for name in assigned),
         existing_values=sources.commas(sources.column(name, "o") for name in assigned),
     )
 
 
-def _each(parts: Iterable[sql.Composable]) -> sql.Composable:
-    return sql.SQL("").join(parts)
+def _values(target: Target, names: Sequence[str], columns: Sequence[str | None], alias: str) -> sql.Composable:
+    """Return columns of the source as the online table has them; no column is a null."""
+    return sources.commas(
+        _as(_cast(target, column, alias, target.types[name]) if column else sql.NULL, target, name)
+        for name, column in zip(names, columns, strict=True)
+    )
+
+
+def _constant_key(target: Target) -> sql.Composable:
+    return sources.commas(_as(sql.Literal(target.constant_key), target, name) for name in target.keys)
+
+
+def _as(value: sql.Composable, target: Target, name: str) -> sql.Composable:
+    return sql.SQL("{}::{} AS {}").format(value, sql.SQL(target.types[name]), sql.Identifier(name))
+
+
+def _cast(target: Target, column: str, alias: str, kind: str) -> sql.Composable:
+    """Return a column of the source as something that PostgreSQL itself casts to a type."""
+    families = _family(target.source_types[column]), _family(kind)
+    value = sql.SQL(_CASTS.get(families, "{}")).format(sources.column(column, alias))
+    # A NaN of the source is a null to Feast, which puts one there.
+    return sql.SQL("nullif({}::{}, 'NaN')").format(value, sql.SQL(kind)) if kind in _FLOATS else value
+
+
+_FLOATS = ("double precision", "real")
+
+# Where PostgreSQL has no cast, or not the one that is meant.
+_CASTS = {
+    ("boolean", "number"): "{}::integer",
+    ("number", "boolean"): "({} <> 0)",
+    ("array", "jsonb"): "to_jsonb({})",
+}
+
+
+def _family(kind: str) -> str:
+    if kind.endswith("[]"):
+        return "array"
+    return "number" if kind in _NUMBERS or kind.startswith("numeric") else kind
+
+
+_NUMBERS = ("smallint", "integer", "bigint", "real", "double precision")

@@ -2,6 +2,10 @@
 -- Take a named lock for the session; false when another session holds it.
 SELECT pg_try_advisory_lock(hashtextextended(%(name)s, 0));
 
+-- wait_for_lock --
+-- Take a named lock for the session, once nobody else has it.
+SELECT pg_advisory_lock(hashtextextended(%(name)s, 0));
+
 -- unlock --
 -- Give a named lock back.
 SELECT pg_advisory_unlock(hashtextextended(%(name)s, 0));

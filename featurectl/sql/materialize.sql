@@ -1,29 +1,42 @@
--- upsert_newest --
--- Each entity's newest row of the window, upserted unless the online row is newer; counts what happened.
-WITH RECURSIVE {entities},
+-- probe_newest --
+-- The newest row of the window for each of the entities, one probe each.
+{entities},
 newest AS MATERIALIZED (
-    SELECT {keys}, event_timestamp, created_timestamp{features}
+    SELECT {keys}, r.*
     FROM entities
     CROSS JOIN LATERAL (
-        SELECT {event} AS event_timestamp, {created} AS created_timestamp{source_features}
+        SELECT {values}
         FROM {source} AS s
         WHERE {match} AND {window}
         ORDER BY {order}
         LIMIT 1
     ) AS r
-),
+);
+
+-- scan_newest --
+-- The newest row of the window for each entity, by reading the source once.
+newest AS MATERIALIZED (
+    SELECT DISTINCT ON ({source_keys}) {keys}, {values}
+    FROM {source} AS s
+    WHERE {known} AND {window}
+    ORDER BY {source_keys}, {order}
+);
+
+-- upsert_newest --
+-- Each entity's newest row of the window, upserted unless the online row is newer; counts what happened.
+WITH RECURSIVE {newest},
 older AS (
     SELECT count(*) AS count
     FROM newest AS n JOIN {online} AS o USING ({key_names})
-    WHERE (n.event_timestamp, coalesce(n.created_timestamp, '-infinity'))
+    WHERE NOT {force} AND (n.event_timestamp, coalesce(n.created_timestamp, '-infinity'))
         < (o.event_timestamp, coalesce(o.created_timestamp, '-infinity'))
 ),
 written AS (
-    INSERT INTO {online} AS o ({key_names}, event_timestamp, created_timestamp{features})
-    SELECT {key_names}, event_timestamp, created_timestamp{features} FROM newest ORDER BY {key_names}
+    INSERT INTO {online} AS o ({key_names}, {assigned})
+    SELECT {key_names}, {assigned} FROM newest ORDER BY {key_names}
     ON CONFLICT ({key_names}) DO UPDATE SET ({assigned}) = ROW({assigned_values})
-    WHERE (excluded.event_timestamp, coalesce(excluded.created_timestamp, '-infinity'))
-        >= (o.event_timestamp, coalesce(o.created_timestamp, '-infinity'))
+    WHERE ({force} OR (excluded.event_timestamp, coalesce(excluded.created_timestamp, '-infinity'))
+        >= (o.event_timestamp, coalesce(o.created_timestamp, '-infinity')))
       AND ({existing_values}) IS DISTINCT FROM ({assigned_values})
     RETURNING 1
 )
@@ -52,3 +65,21 @@ INSERT INTO featurectl.materializations (
 VALUES (
     %(project)s, %(view)s, %(incremental)s, %(window_start)s, %(window_end)s, %(entities)s, %(rows_written)s,
     %(rows_unchanged)s, %(rows_older)s, %(finished_at)s);
+
+-- add_intervals --
+-- Add to what a view has been materialized for; intervals that meet or overlap become one.
+INSERT INTO featurectl.materialized_intervals AS m (project, view, intervals)
+VALUES (%(project)s, %(view)s, %(intervals)s)
+ON CONFLICT (project, view) DO UPDATE SET intervals = m.intervals + excluded.intervals;
+
+-- intervals_of_project --
+-- What the views of a project have been materialized for.
+SELECT view, intervals FROM featurectl.materialized_intervals WHERE project = %(project)s;
+
+-- forget_intervals --
+-- Remove what views have been materialized for.
+DELETE FROM featurectl.materialized_intervals WHERE project = %(project)s AND view = ANY(%(views)s);
+
+-- notice_lost_client --
+-- End this session's statement soon after its client has died, and not when it next has something to tell it.
+SELECT set_config('client_connection_check_interval', '1s', false);

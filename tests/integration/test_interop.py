@@ -31,10 +31,12 @@ FEAST = Path(sys.executable).with_name("feast")
 DEFINITIONS = """
 from datetime import timedelta
 
-from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
+from feast import (
+    BatchFeatureView, Entity, FeatureService, FeatureView, Field, FileSource, PushSource, StreamFeatureView, ValueType,
+)
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
 from feast.on_demand_feature_view import on_demand_feature_view
-from feast.types import Float64
+from feast.types import Float64, Int64
 
 symbol = Entity(name="symbol", join_keys=["symbol"], value_type=ValueType.STRING)
 timeframe = Entity(name="timeframe", join_keys=["timeframe"], value_type=ValueType.STRING)
@@ -51,6 +53,16 @@ bars = FeatureView(
 drivers = FeatureView(
     name="drivers", entities=[driver], ttl=timedelta(0), schema=[Field(name="rating", dtype=Float64)],
     source=PostgreSQLSource(name="drivers", query="SELECT * FROM drivers", timestamp_field="seen_at"),
+)
+pushed = StreamFeatureView(
+    name="pushed", entities=[driver], ttl=timedelta(0),
+    schema=[Field(name="driver_id", dtype=Int64), Field(name="rating", dtype=Float64)],
+    source=PushSource(name="pushes", batch_source=drivers.batch_source),
+)
+doubled_rating = BatchFeatureView(
+    name="doubled_rating", entities=[driver], ttl=timedelta(0), mode="python", online=True,
+    schema=[Field(name="driver_id", dtype=Int64), Field(name="twice", dtype=Float64)], source=drivers.batch_source,
+    udf=lambda rows: rows.assign(twice=rows["rating"] * 2), udf_string="twice the rating",
 )
 foreign = FeatureView(
     name="foreign", entities=[driver], online=False, schema=[Field(name="age", dtype=Float64)],
@@ -88,6 +100,7 @@ offline_store: &connection
 online_store:
   <<: *connection
   type: featurectl.plugin.online.TimescaleOnlineStore
+batch_engine: {{type: featurectl.plugin.engine.TimescaleComputeEngine}}
 """
 
 TABLES = """
@@ -159,7 +172,10 @@ def alone(request: pytest.FixtureRequest, clone: Callable[[str | None], str], tm
 def test_featurectl_reads_what_feast_applied_and_materialized(alone: Repo) -> None:
     feast(alone, "apply")
     feast(alone, "materialize", "2024-01-01T00:00:00", "2024-01-03T12:00:00")
-    assert {view["name"] for view in alone.json("views")["views"]} == {"bars", "drivers"}
+    listed = {view["name"]: view for view in alone.json("views")["views"]}
+    assert set(listed) == {"bars", "drivers", "pushed", "doubled_rating"}
+    assert alone.rows("SELECT rating FROM online.alone__pushed") == [(4.5,)]
+    assert alone.rows("SELECT twice FROM online.alone__doubled_rating") == [(9.0,)]
     services = {service["name"]: service for service in alone.json("services")["services"]}
     assert set(services) == {"bars_service", "drivers_service"}
     answer = alone.json("get-online", "BTCUSDT_1h", "--service", "bars_service")["results"][0]
@@ -171,7 +187,10 @@ def test_featurectl_reads_what_feast_applied_and_materialized(alone: Repo) -> No
 def test_featurectl_materializes_and_joins_there(alone: Repo) -> None:
     feast(alone, "apply")
     done = {view["view"]: view["written"] for view in alone.json("materialize")["views"]}
-    assert done == {"bars": 1, "drivers": 1}
+    assert done == {"bars": 1, "drivers": 1, "pushed": 1}
+    refused = alone.run("materialize", "--view", "doubled_rating")
+    assert refused.returncode == 2
+    assert "view 'doubled_rating' has features that Feast makes from its source" in refused.stderr
     assert alone.rows("SELECT rating FROM online.alone__drivers WHERE driver_id = 1001") == [(4.5,)]
     rows = alone.json("get-offline", "BTCUSDT_1h", "-f", "close,volume", "--start", "2024-01-03", "--end", NOON)["rows"]
     assert [(row["close"], row["volume"]) for row in rows] == [(99.5, 7), (100.5, 8)]
@@ -190,7 +209,8 @@ def test_featurectl_plans_nothing_after_feast_applied(alone: Repo) -> None:
     (alone.root / "definitions.py").write_text(text[:start] + text[end:])
     feast(alone, "apply")
     alone.ok("views")
-    assert alone.json("plan")["changes"] == 0
+    planned = alone.json("plan")
+    assert planned["changes"] == 0, planned
     assert alone.json("apply")["changes"] == 0
     assert alone.run("doctor").returncode == 0
 
@@ -245,7 +265,7 @@ def test_feast_joins_a_training_set(market: Repo) -> None:
     printed = market.ok("feast", "--", "get-historical-features", "-d", json.dumps(spine), "-f", f"{VIEW}:ema_20")
     (row,) = market.json("get-offline", "BTCUSDT_1h", "-f", "ema_20", "--start", NOON, "--end", NOON)["rows"]
     assert f"{row['ema_20']:.6f}" in printed
-    assert "NaN" in printed
+    assert '"ema_20":null' in printed
 
 
 @contextmanager

@@ -63,8 +63,10 @@ def test_built_queries_are_understood(repo: Repo) -> None:
         (view,) = catalog.views
         chosen = Selection(view, tuple(field.name for field in view.fields))
         window = Window(None, None)
+        target = materialize.find_target(connection, view, view.join_keys)
         statements = [
-            materialize.upsert_statement(view, sources.entity_list(connection, view), window),
+            materialize.upsert_statement(view, sources.entity_list(connection, view), window, target),
+            materialize.upsert_statement(view, None, window, target),
             online.online_statement(chosen),
             online.history_statement(chosen),
             query("candles", "describe_series").format(series=query("candles", "list_series")),
