@@ -126,5 +126,13 @@ def in_child(module: str, *words: str, environment: Mapping[str, str] | None = N
 
 def tell(seconds: float, result: Any = None) -> None:
     """Print, as the last line of a child, what it took; its peak memory is the process's own since it began."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps(asdict(Measured(seconds, peak, result))))
+    print(json.dumps(asdict(Measured(seconds, _peak_mb(), result))))
+
+
+def _peak_mb() -> float:
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not ru_maxrss: on Linux that begins with what the parent had when it started us.
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024

@@ -1,10 +1,14 @@
-"""Whole-process wall times of an online read: ours, Feast's, and the least that a process in this language can do.
+"""Online reads: through the Feast SDK at 1 to 1,000 entities, and as whole processes, against stock Feast and a floor.
 
-Run: python -m tests.bench.online [--rounds 15]     (about four minutes, nearly all of it Feast starting)
+Run: python -m tests.bench.online [--rounds 15] [--sdk-rounds 100]     (about six minutes, nearly all Feast starting)
 
-One row of one repository on the embedded server is read by every contender in turn, round after round (A B C A B C …),
-after a warm-up round that also leaves everybody's .pyc files behind. Medians, because the machine is shared: a round
-that another process disturbs disturbs all contenders. It never fails on a time; the targets stand beside the ratios.
+The SDK part times `get_online_features(…).to_dict()` of 6 features in one process: stock Feast's PostgreSQL store,
+ours, ours with the protobuf the feature server asks for, and a bare SELECT of the typed rows into a dictionary. Every
+timed call follows one that is not: Feast keeps what it resolved of a request for one store at a time.
+
+The whole-process part has every contender read one row of one repository, round after round. Medians of interleaved
+rounds (A B C A B C …) after a warm-up round, because the machine is shared: a round that another process disturbs
+disturbs all contenders. It never fails on a time; the targets stand beside the ratios.
 """
 
 from __future__ import annotations
@@ -12,23 +16,29 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from featurectl.core import embedded
+from featurectl.core.db import Connection
+from tests.bench.measure import Bench, Ratio
+from tests.bench.stage import FIRST, Stage, open_stage, quiet
+from tests.bench.stage import VIEW as STAGE_VIEW
 
-RESULTS = Path(__file__).resolve().parent / "results"
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
 PROGRAMS = Path(sys.executable).parent
 NOW = datetime(2024, 6, 1, 12, 30, tzinfo=UTC)
 VIEW = "technical_indicators_view"
@@ -74,16 +84,6 @@ class Contender:
     directory: Path
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """Two contenders' medians, one by the other; ``target`` is what the project asks for."""
-
-    name: str
-    over: str
-    under: str
-    target: str
-
-
 RATIOS = (
     Ratio("Feast / ours", "feast, our stores", "featurectl get-online", ">= 12"),
     Ratio("stock Feast / ours", "feast, stock stores", "featurectl get-online", ">= 12"),
@@ -95,14 +95,77 @@ RATIOS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--sdk-rounds", type=int, default=100)
+    arguments = parser.parse_args()
+    for bench in by_sdk(arguments.sdk_rounds):
+        bench.report()
     with tempfile.TemporaryDirectory(prefix="featurectl-bench-") as name:
         try:
-            times = measure(Path(name), rounds)
+            times = measure(Path(name), arguments.rounds)
         finally:
             embedded.stop(embedded.data_dir(Path(name) / "market"))
-    show(times)
-    print(f"written: {save(times)}")
+    Bench("online whole process", seconds=times, ratios=list(RATIOS)).report()
+
+
+# --- through the SDK -------------------------------------------------------------------------------------------------
+
+SDK_STOCK, SDK_OURS, SDK_PROTO, BARE = "stock PostgreSQL store", "ours", "ours, as protobuf", "bare typed SELECT"
+SDK_TARGETS = {1: ">= 1", 10: "", 100: ">= 3", 1000: ">= 3"}
+
+
+def by_sdk(rounds: int) -> list[Bench]:
+    """Time reads of 1, 10, 100 and 1,000 entities x 6 features in one process."""
+    with quiet(), open_stage(entities=1000, rows=24) as stage:
+        ours, stock = stage.store("ours"), stage.store("stock")
+        for store in (ours, stock):
+            store.materialize(FIRST, stage.last)
+        with stage.connect() as connection:
+            return [sdk_bench(stage, ours, stock, connection, count, rounds) for count in SDK_TARGETS]
+
+
+def sdk_bench(
+    stage: Stage, ours: FeatureStore, stock: FeatureStore, connection: Connection, count: int, rounds: int
+) -> Bench:
+    symbols = stage.symbols(count)
+    rows = [{"symbol": symbol, "timeframe": "1h"} for symbol in symbols]
+    select = sql.SQL(
+        "SELECT o.* FROM unnest(%s::text[], %s::text[]) AS k(symbol, timeframe) "
+        "JOIN online.{} AS o USING (symbol, timeframe)"
+    ).format(sql.Identifier(f"ours__{STAGE_VIEW}"))
+
+    def bare() -> dict[str, tuple[Any, ...]]:
+        found = connection.execute(select, [symbols, ["1h"] * count], prepare=True, binary=True)
+        return dict(zip((column.name for column in found.description or ()), zip(*found, strict=True), strict=True))
+
+    def read(store: FeatureStore) -> dict[str, Any]:
+        return store.get_online_features(stage.references, rows).to_dict()
+
+    if read(ours) != read(stock) or len(bare()["symbol"]) != count:
+        sys.exit(f"ours reads {read(ours)}, stock reads {read(stock)}")
+    bench = Bench(
+        f"online sdk {count}",
+        ratios=[
+            Ratio("stock / ours", SDK_STOCK, SDK_OURS, SDK_TARGETS[count]),
+            Ratio("ours / bare", SDK_OURS, BARE, ""),
+        ],
+        notes={"entities x features": f"{count} x {stage.features}"},
+    )
+    contenders: dict[str, Callable[[], object]] = {
+        SDK_STOCK: lambda: read(stock),
+        SDK_OURS: lambda: read(ours),
+        SDK_PROTO: lambda: ours.get_online_features(stage.references, rows).proto,
+        BARE: bare,
+    }
+    for _ in range(rounds if count < 1000 else max(1, rounds // 4)):
+        for name, call in contenders.items():
+            call()
+            start = time.perf_counter()
+            call()
+            bench.add(name, time.perf_counter() - start)
+    return bench
+
+
+# --- as whole processes ----------------------------------------------------------------------------------------------
 
 
 def measure(directory: Path, rounds: int) -> dict[str, list[float]]:
@@ -203,40 +266,6 @@ def check_equal(outputs: Mapping[str, bytes]) -> None:
         theirs = {feature: features[feature][0] for feature in FEATURES}
         if theirs != ours or None in ours.values():
             sys.exit(f"featurectl reads {ours}, {name} reads {theirs}")
-
-
-def ratio_of(ratio: Ratio, times: Mapping[str, Sequence[float]]) -> float:
-    return statistics.median(times[ratio.over]) / statistics.median(times[ratio.under])
-
-
-def show(times: Mapping[str, Sequence[float]]) -> None:
-    print(f"{'wall time of the process, ms':32} {'median':>8} {'fastest':>8} {'slowest':>8}")
-    for name, seconds in times.items():
-        median, fastest, slowest = (1000 * value for value in (statistics.median(seconds), min(seconds), max(seconds)))
-        print(f"{name:32} {median:8.0f} {fastest:8.0f} {slowest:8.0f}")
-    print(f"\n{'ratio of the medians':32} {'ratio':>8} {'target':>8}")
-    for ratio in RATIOS:
-        print(f"{ratio.name:32} {ratio_of(ratio, times):8.2f} {ratio.target:>8}")
-    rounds = len(next(iter(times.values())))
-    print(f"\n{rounds} interleaved rounds, {os.cpu_count()} cores, Python {platform.python_version()}")
-
-
-def save(times: Mapping[str, Sequence[float]]) -> Path:
-    """Write all times, in seconds, and the ratios to a file of its own."""
-    measured_at = datetime.now(UTC)
-    document = {
-        "measured_at": measured_at.isoformat(),
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg(),
-        "seconds": times,
-        "medians": {name: statistics.median(seconds) for name, seconds in times.items()},
-        "ratios": {ratio.name: {"ratio": ratio_of(ratio, times), "target": ratio.target} for ratio in RATIOS},
-    }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"online-{measured_at:%Y%m%dT%H%M%SZ}.json"
-    path.write_text(json.dumps(document, indent=2) + "\n")
-    return path
 
 
 if __name__ == "__main__":
