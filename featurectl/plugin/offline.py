@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from featurectl.core import arrow
 from featurectl.core.offline import types_of
 from featurectl.core.retrieval import Strategy
-from featurectl.errors import UsageError
+from featurectl.errors import SchemaMissing, UsageError
 from featurectl.plugin.entities import source_of
 from featurectl.plugin.historical import historical_job
 from featurectl.plugin.monitoring import compute_metrics, newest_event
@@ -38,6 +39,8 @@ __all__ = [
     "TimescaleOfflineStoreConfig",
     "TimescaleRetrievalJob",
 ]
+
+_log = logging.getLogger("featurectl")
 
 # Feast's names of PostgreSQL's types; all others are read as text.
 _FEAST_TYPES = {
@@ -178,18 +181,21 @@ class TimescaleOfflineStore(PostgreSQLOfflineStore):  # type: ignore[misc]
         return newest_event(config, data_source, timestamp_field)
 
     def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
-        """Look whether the source can be read, and has the columns it names.
+        """Look whether the source has the columns it names; one that can't be read yet is logged, it may come later.
 
         A source of another kind validates itself: a repository may have some that this store never reads.
 
         Raises:
             UsageError: a column is missing.
-            SchemaMissing: the table is.
         """
         if not isinstance(data_source, PostgreSQLSource):
             super().validate_data_source(config, data_source)
             return
-        columns = _types_of(config, data_source)
+        try:
+            columns = _types_of(config, data_source)
+        except SchemaMissing as error:
+            _log.warning("source '%s' can't be read yet: %s", data_source.name, error)
+            return
         for name in (data_source.timestamp_field, data_source.created_timestamp_column):
             if name and name not in columns:
                 raise UsageError(f"source '{data_source.name}' has no column '{name}'; columns: {', '.join(columns)}")
