@@ -33,7 +33,7 @@ from psycopg.conninfo import conninfo_to_dict
 from featurectl.core import embedded
 from featurectl.core.db import Connection
 from tests.bench.measure import Bench, Ratio
-from tests.bench.stage import FIRST, Stage, open_stage, quiet
+from tests.bench.stage import FIRST, STOCK, Stage, open_stage, quiet
 from tests.bench.stage import VIEW as STAGE_VIEW
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ with psycopg.connect(sys.argv[1], autocommit=True) as connection:
     print(connection.execute("SELECT * FROM online.bench__{VIEW} WHERE symbol = 'BTCUSDT'").fetchone())
 """
 
-STOCK = """
+STOCK_REPOSITORY = """
 project: stock
 provider: local
 entity_key_serialization_version: 3
@@ -62,16 +62,6 @@ registry:
   path: "${{FEATURECTL_DATABASE_URL}}"
   sqlalchemy_config_kwargs:
     connect_args: {{options: "-c search_path=feast -c timezone=UTC"}}
-offline_store: &connection
-  type: postgres
-  host: "{host}"
-  port: {port}
-  database: "{dbname}"
-  db_schema: stock
-  user: "{user}"
-  password: ""
-  sslmode: disable
-online_store: *connection
 """
 
 
@@ -209,7 +199,7 @@ def set_up(root: Path) -> str:
 def set_up_stock(ours: Path, stock: Path, url: str, environment: Mapping[str, str]) -> None:
     """Give Feast's own PostgreSQL stores the same definitions, over the same history, in the same database."""
     shutil.copytree(ours / "feature_repo", stock / "feature_repo")
-    (stock / "feature_store.yaml").write_text(STOCK.format(**conninfo_to_dict(url)))
+    (stock / "feature_store.yaml").write_text((STOCK_REPOSITORY + STOCK).format(**conninfo_to_dict(url)))
     run([program("feast"), "apply"], stock, environment)
     window = [(NOW - timedelta(hours=BARS)).isoformat(), NOW.isoformat()]
     run([program("feast"), "materialize", *window], stock, environment)
