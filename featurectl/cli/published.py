@@ -1,4 +1,4 @@
-"""The catalog as commands get it; where Feast keeps its registry in a file, it is published from there when needed."""
+"""The catalog as commands get it; where Feast alone applied and no store could publish it, that is done when needed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ def published_catalog(database: Database, connection: Connection) -> Catalog:
         with translated_errors():
             return read_catalog(connection, database.config.project)
     except SchemaMissing:
-        file = database.config.registry_file
-        if file is None or not file.is_file():
+        config = database.config
+        by_file = config.registry_file is not None and config.registry_file.is_file()
+        # With SQLite online, Feast applies without telling any store.
+        if not by_file and config.online_store_is_ours:
             raise
-    diagnostics.note(f"publishing the catalog from {file} (Feast takes some seconds to load) …")
+    diagnostics.note("publishing the catalog from Feast's registry (Feast takes some seconds to load) …")
     from featurectl.plugin.publish import publish_registry  # 7 s of CPU, once after each `feast apply`
 
     publish_registry(database)

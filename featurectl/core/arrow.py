@@ -147,10 +147,9 @@ def connect(url: str) -> Iterator[ArrowConnection]:
 
     with translated_errors(connecting=True):
         connection = adbc.connect(url, autocommit=True)
-        # PGTZ wins over what the URL says, and an interval of a day depends on the zone.
-        with connection.cursor() as cursor:
-            cursor.execute("SET timezone = 'UTC'")
     with contextlib.closing(ArrowConnection(connection)) as arrow_connection:
+        # PGTZ wins over what the URL says, and an interval of a day depends on the zone.
+        arrow_connection.execute(sql.SQL("SET timezone = 'UTC'"))
         yield arrow_connection
 
 

@@ -57,7 +57,7 @@ class Database:
 
     def libpq_url(self) -> str:
         """Return :meth:`url` with the session's settings in it, for drivers that take nothing but a URL."""
-        return session_url(self.url())
+        return session_url(self.url(), connect_timeout=self.config.connect_timeout)
 
     @contextlib.contextmanager
     def connect(self, *, read_only: bool = False) -> Iterator[Connection]:
@@ -99,10 +99,11 @@ def open_database(overrides: Overrides | None = None) -> Database:
     return Database(load_config(overrides))
 
 
-def session_url(url: str) -> str:
+def session_url(url: str, *, connect_timeout: float) -> str:
     """Return a libpq connection string with UTC, the application name and our session options."""
     options = f"{_merged_options(url)} -c statement_timeout=0"
-    return make_conninfo(url, application_name=APPLICATION_NAME, options=options)
+    seconds = max(2, round(connect_timeout))
+    return make_conninfo(url, application_name=APPLICATION_NAME, connect_timeout=seconds, options=options)
 
 
 def open_connection(

@@ -11,7 +11,10 @@ _TIMES = {"date", "timestamp", "timestamptz"}
 
 # Pandas turns integers beside nulls into doubles; a fraction equals no integer.
 _WHOLE = "CASE WHEN {key} = trunc({key}) AND abs({key}) < 9.2e18 THEN {key}::int8 END"
-_DIGITS = "CASE WHEN {key} ~ '^[+-]?[0-9]{{1,18}}$' THEN {key}::int8 END"
+_DIGITS = (
+    "CASE WHEN {key} ~ '^[+-]?[0-9]{{1,19}}$' THEN "
+    "CASE WHEN {key}::numeric BETWEEN -9223372036854775808 AND 9223372036854775807 THEN {key}::int8 END END"
+)
 _UUID = "CASE WHEN {key} ~* '^[0-9a-f]{{8}}(-?[0-9a-f]{{4}}){{3}}-?[0-9a-f]{{12}}$' THEN {key}::uuid END"
 
 

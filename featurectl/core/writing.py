@@ -105,6 +105,8 @@ def _place(connection: ArrowConnection, name: str) -> dict[str, Any]:
 def ensure_table(connection: ArrowConnection, name: sql.Composable, schema: pa.Schema) -> None:
     """Create a table for data of a schema where there is none, and add the columns that one lacks."""
     columns = arrow_types.columns_of(schema)
+    # Two sessions that find no table at the same moment would both make its type.
+    connection.execute(query("schema", "lock_schema"))
     connection.execute(sql.SQL("CREATE TABLE IF NOT EXISTS {} ({})").format(name, columns))
     existing = types_of(connection, name)
     for field in schema:

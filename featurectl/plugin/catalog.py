@@ -140,6 +140,12 @@ def _view(config: Config, view: FeatureView, contents: RepoContents, place: str)
         raise DefinitionError(f"{place}: view '{view.name}' has {kind}; featurectl reads a PostgreSQLSource")
     if isinstance(view, StreamFeatureView):
         view = _without_keys_among_features(view)
+    mapped = {name: column for column, name in source.field_mapping.items()}
+    if renamed := [key for key in view.join_keys if key in mapped]:
+        raise DefinitionError(
+            f"{place}: view '{view.name}' has join key '{renamed[0]}' under another name in its source; featurectl "
+            "reads keys by their own names: rename the column in the source's query"
+        )
     transformed = is_transformed(view)
     computed_from = view.tags.get("computed_from")
     keys = tuple(_keys(view, contents, place))
@@ -150,8 +156,8 @@ def _view(config: Config, view: FeatureView, contents: RepoContents, place: str)
         online=bool(view.online),
         source_table=None if transformed else source._postgres_options._table or None,
         source_query=None if transformed else source._postgres_options._query or None,
-        timestamp_column=source.timestamp_field,
-        created_column=source.created_timestamp_column or None,
+        timestamp_column=mapped.get(source.timestamp_field, source.timestamp_field),
+        created_column=mapped.get(source.created_timestamp_column, source.created_timestamp_column) or None,
         online_table=_online_table(config, view, place) if keys else None,
         computed_from=computed_from,
         functions_file=_functions_file(view, place, config.root) if computed_from else None,

@@ -100,11 +100,11 @@ class AsyncPool:
     """Connections for the coroutines of one event loop; at most ``max_conn`` are open."""
 
     def __init__(self, config: TimescaleStoreConfig) -> None:
-        self._conninfo = session_url(config.conninfo())
-        self._connect_timeout = max(2, round(config.connect_timeout))
+        self._conninfo = session_url(config.conninfo(), connect_timeout=config.connect_timeout)
         self._slots = asyncio.Semaphore(config.max_conn)
         self._idle: deque[AsyncConnection] = deque()
-        weakref.finalize(self, _finish, self._idle, os.getpid())
+        self._owner = os.getpid()
+        weakref.finalize(self, _finish, self._idle, self._owner)
 
     async def run(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Do work on a connection; where that turns out to be lost, once more on a new one."""
@@ -129,12 +129,10 @@ class AsyncPool:
 
     def finish(self) -> None:
         """Close what is idle from outside the event loop, which is gone or busy elsewhere."""
-        _finish(self._idle, os.getpid())
+        _finish(self._idle, self._owner)
 
     async def _open(self) -> AsyncConnection:
-        connection = await psycopg.AsyncConnection.connect(
-            self._conninfo, connect_timeout=self._connect_timeout, autocommit=True
-        )
+        connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
         pgarray.register(connection)
         return connection
 

@@ -31,7 +31,7 @@ from featurectl.core.clock import Clock, system_clock
 from featurectl.core.db import Connection, open_connection, translated_errors
 from featurectl.core.times import Window
 from featurectl.errors import ConfigError
-from featurectl.plugin import intervals
+from featurectl.plugin import intervals, publish
 from featurectl.plugin.catalog import is_transformed
 from featurectl.plugin.indatabase import InDatabase, is_in_database
 from featurectl.plugin.intervals import EPOCH, Interval
@@ -132,13 +132,20 @@ class TimescaleComputeEngine(ComputeEngine):  # type: ignore[misc]
         entities_to_keep: Sequence[Entity],
     ) -> None:
         """Bring featurectl's own tables up, and forget what deleted views were materialized for."""
-        with self._connected() as connection:
-            schema.migrate(connection)
-            intervals.forget(connection, project, [view.name for view in views_to_delete])
+        self._forget(project, views_to_delete)
+        if not isinstance(self.repo_config.online_store, TimescaleStoreConfig):
+            publish.after_feast_applied(self.repo_config, self._home)
 
     def teardown_infra(self, project: str, fvs: Sequence[Any], entities: Sequence[Entity]) -> None:
         """Forget what the views were materialized for."""
-        self.update(project, fvs, [], entities, [])
+        self._forget(project, fvs)
+        if not isinstance(self.repo_config.online_store, TimescaleStoreConfig):
+            publish.after_feast_tore_down(self.repo_config, self._home)
+
+    def _forget(self, project: str, views: Sequence[Any]) -> None:
+        with self._connected() as connection:
+            schema.migrate(connection)
+            intervals.forget(connection, project, [view.name for view in views])
 
     def get_historical_features(self, registry: BaseRegistry, task: HistoricalRetrievalTask) -> RetrievalJob:
         """Join the task's view to its entities: the offline store does that, or Feast's plan for a transformation."""

@@ -91,7 +91,6 @@ def source_view(config: RepoConfig, view: FeatureView) -> catalog.View:
         fields=tuple(
             catalog.Field(field.name, str(field.dtype), "", mapped.get(field.name, field.name), "", {})
             for field in view.features
-            if field.name not in view.join_keys
             # Feast takes the keys of a stream view for features, too, once it has read it from its registry.
             if field.name not in view.join_keys
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 import weakref
@@ -24,6 +25,7 @@ from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesRespo
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Bytes
+from psycopg import errors as pg
 
 from featurectl.core import pgarray
 from featurectl.core.clock import Clock, system_clock
@@ -41,6 +43,9 @@ from featurectl.plugin.values import EPOCH
 Statements = Sequence[tuple[bytes, list[pgarray.Array]]]
 ReadRow = tuple[datetime | None, dict[str, Value] | None]
 T = TypeVar("T")
+
+# Writers of several choices of features may wait for each other in a circle; one is rolled back, and tries again.
+_DEADLOCKS = 10
 
 
 class TimescaleOnlineStoreConfig(TimescaleStoreConfig):
@@ -326,10 +331,16 @@ class TimescaleOnlineStore(OnlineStore):  # type: ignore[misc]
         if not statements:
             return []
         with translated_errors():
+            for _ in range(_DEADLOCKS):
+                with contextlib.suppress(pg.DeadlockDetected):
+                    return await self._async_pool(config).run(work)
             return await self._async_pool(config).run(work)
 
     def _run(self, config: RepoConfig, work: Callable[[Connection], T]) -> T:
         with translated_errors():
+            for _ in range(_DEADLOCKS):
+                with contextlib.suppress(pg.DeadlockDetected):
+                    return self._sync_pool(config).run(work)
             return self._sync_pool(config).run(work)
 
     def _sync_pool(self, config: RepoConfig) -> Pool:
@@ -344,6 +355,9 @@ class TimescaleOnlineStore(OnlineStore):  # type: ignore[misc]
     def _async_pool(self, config: RepoConfig) -> AsyncPool:
         loop = asyncio.get_running_loop()
         if loop not in self._async_pools:
+            # A pool that somebody once waited for holds on to its loop, and so would this dictionary.
+            for ended in [one for one in self._async_pools if one.is_closed()]:
+                self._async_pools.pop(ended).finish()
             self._async_pools[loop] = AsyncPool(config.online_store)
         return self._async_pools[loop]
 

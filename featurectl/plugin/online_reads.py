@@ -228,7 +228,8 @@ class _RequestColumn:
     def sent(self, kind: FeastType) -> Sequence[Any]:
         """Return the values as the elements of the array that is sent to a key of a type."""
         if self._plain is not None and kind == self._kind:
-            return self._plain
+            # PostgreSQL holds no NUL, so that no row has such a key.
+            return [None if "\0" in one else one for one in self._plain] if kind == String else self._plain
         if kind not in self._sent:
             protos = self._protos if self._protos is not None else codec_of(self._kind).protos(self._plain or ())
             self._sent[kind] = codec_of(kind).sent(protos, f"join key '{self.name}'")
@@ -311,7 +312,7 @@ class Planner:
         for name, values in given.items():
             key = _join_key(name, join_keys, join_keys_by_name)
             if key is not None:
-                columns[key] = _RequestColumn(key, values, kinds.get(name))
+                columns[key] = _RequestColumn(key, values, kinds.get(key))
         if not count:
             raise KeyError(f"No values provided for keys: {sorted(columns) or sorted(join_keys)}")
         parts = self._plan(config, grouped, columns, full_feature_names)
@@ -397,11 +398,6 @@ def _columns_of(entity_rows: Any) -> tuple[dict[str, Sequence[Any]], int]:
     if len(lengths) != 1:
         raise ValueError("All entity rows must have the same columns.")
     return columns, lengths.pop()
-
-
-def _values_of(column: Any) -> Sequence[Any]:
-    """Return a column's values; Feast's feature server gives a protobuf that holds them."""
-    return list(getattr(column, "val", column))
 
 
 def _versions(grouped: GroupedFeatures) -> tuple[tuple[str, int], ...]:

@@ -129,6 +129,8 @@ def _columns(
     view: str, types: Mapping[str, FeastType], word: str, column_type_of: Callable[..., str]
 ) -> dict[str, str]:
     for name in types:
+        if "%" in f"{view}{name}":
+            raise DefinitionError(f"view '{view}', {word} '{name}': a name may not hold a %; rename it")
         if len(name.encode()) > MAX_IDENTIFIER_BYTES:
             limit = f"the {MAX_IDENTIFIER_BYTES} bytes PostgreSQL keeps of a name"
             raise DefinitionError(f"view '{view}': {word} '{name}' is longer than {limit}; shorten it")

@@ -66,8 +66,8 @@ def _write_statement(
     codecs |= {name: codec_of(types[name]) for name in features}
     columns = {
         **_key_columns(view, codecs, list(keys), [row[0] for row in rows]),
-        "event_timestamp": [microseconds(row[2]) for row in rows],
-        "created_timestamp": [None if row[3] is None else microseconds(row[3]) for row in rows],
+        "event_timestamp": [_event(view, row[2]) for row in rows],
+        "created_timestamp": [None if row[3] is None or is_missing(row[3]) else microseconds(row[3]) for row in rows],
     }
     values = [row[1] for row in rows]
     for name in features:
@@ -75,6 +75,17 @@ def _write_statement(
     parameters = [_array(view, name, codecs[name].sent_type, column) for name, column in columns.items()]
     table = online_tables.table_name(config, view)
     return _statement(table, tuple(keys), tuple(codecs.items()), config.online_store.force), parameters
+
+
+def is_missing(instant: datetime | None) -> bool:
+    """Tell whether a time is none: pandas, and Feast with it, has a NaT for that, which equals nothing."""
+    return instant is None or instant != instant
+
+
+def _event(view: Any, instant: Any) -> int:
+    if is_missing(instant):
+        raise DefinitionError(f"view '{view.name}': a row has no event time; leave such rows out")
+    return microseconds(instant)
 
 
 def _key_columns(

@@ -18,7 +18,7 @@ from featurectl.core.clock import system_clock
 from featurectl.core.config import Config
 from featurectl.core.db import Connection, Database, open_connection, translated_errors
 from featurectl.errors import DefinitionError
-from featurectl.plugin.catalog import catalog_of, key_types
+from featurectl.plugin.catalog import catalog_of, key_types, views_of
 from featurectl.plugin.store_config import TimescaleStoreConfig
 
 _log = logging.getLogger("featurectl")
@@ -65,7 +65,7 @@ def after_feast_tore_down(config: RepoConfig, store: TimescaleStoreConfig) -> No
 
 
 def publish_registry(database: Database) -> None:
-    """Publish what a repository's registry holds, whatever kind it is.
+    """Publish what a repository's registry holds, whatever kind it is; an empty one is not published.
 
     Raises:
         ConfigError: Feast can't use ``feature_store.yaml``.
@@ -73,7 +73,9 @@ def publish_registry(database: Database) -> None:
     from featurectl.plugin.registry import feast_store
 
     with feast_store(database) as store, database.connect() as connection:
-        _publish(connection, database.config, _contents(store))
+        contents = _contents(store)
+        if views_of(contents):
+            _publish(connection, database.config, contents)
 
 
 def withdraw(connection: Connection, project: str) -> None:

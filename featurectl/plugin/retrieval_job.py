@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -139,14 +140,22 @@ class TimescaleRetrievalJob(RetrievalJob):  # type: ignore[misc]
                 yield from self._with_on_demand(result.schema.empty_table()) or [_no_rows(result.schema)]
 
     def to_parquet(self, path: str | Path, timeout: float | None = None) -> int:
-        """Write the result to a Parquet file as it arrives, in bounded memory; return the number of its rows."""
+        """Write the result to a Parquet file as it arrives, in bounded memory; return the number of its rows.
+
+        The file is there when it is whole; a failure leaves what was there before.
+        """
         rows = 0
         batches = self.to_batches(timeout)
         first = next(batches)
-        with pyarrow.parquet.ParquetWriter(path, first.schema) as writer:
-            for batch in _from(first, batches):
-                writer.write_batch(batch.cast(first.schema))
-                rows += batch.num_rows
+        part = Path(path).with_name(f".{Path(path).name}.{uuid.uuid4().hex}.part")
+        try:
+            with pyarrow.parquet.ParquetWriter(part, first.schema) as writer:
+                for batch in _from(first, batches):
+                    writer.write_batch(batch.cast(first.schema))
+                    rows += batch.num_rows
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
         return rows
 
     def _with_on_demand(self, table: pa.Table) -> list[pa.RecordBatch]:
@@ -207,7 +216,8 @@ class _Part(RetrievalJob):  # type: ignore[misc]
 
 def connection_url(config: RepoConfig) -> str:
     """Return the offline store's database as ADBC connects to it."""
-    return session_url(config.offline_store.conninfo())
+    store = config.offline_store
+    return session_url(store.conninfo(), connect_timeout=store.connect_timeout)
 
 
 def _from(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -24,6 +24,7 @@ from featurectl.core.times import Window
 from featurectl.errors import DefinitionError
 from featurectl.plugin.catalog import is_transformed
 from featurectl.plugin.intervals import Interval
+from featurectl.plugin.online_writes import is_missing
 from featurectl.plugin.running import Running
 from featurectl.plugin.transformed import Transformed, renamed
 
@@ -66,7 +67,10 @@ class Transfer:
 
     def _write(self, chunk: pa.RecordBatch, running: Running) -> None:
         keys = {key.name: key.dtype.to_value_type() for key in self.view.entity_columns}
-        rows = _convert_arrow_to_proto(chunk, self.view, keys)
+        rows = [
+            (key, values, event, None if is_missing(created) else created)
+            for key, values, event, created in _convert_arrow_to_proto(chunk, self.view, keys)
+        ]
         with running.foreign_writes:
             self.engine.online_store.online_write_batch(self.engine.repo_config, self.view, rows, lambda count: None)
 

@@ -48,7 +48,10 @@ SELECT first_columns
 FROM (
     SELECT array_agg(a.attname::text ORDER BY k.position) AS first_columns
     FROM pg_index i
-    JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(attnum, position) ON k.position <= cardinality(%(columns)s::text[])
+    JOIN pg_class c ON c.oid = i.indexrelid
+    JOIN pg_am m ON m.oid = c.relam AND m.amname = 'btree'
+    JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(attnum, position)
+        ON k.position <= least(cardinality(%(columns)s::text[]), i.indnkeyatts)
     JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
     WHERE i.indrelid = to_regclass(%(table)s) AND i.indisvalid AND i.indpred IS NULL
     GROUP BY i.indexrelid

@@ -16,7 +16,7 @@ WHERE (excluded.event_timestamp, coalesce(excluded.created_timestamp, '-infinity
     >= (o.event_timestamp, coalesce(o.created_timestamp, '-infinity'));
 
 -- overwrite --
--- Rows into a view's online table, whatever is there; sorted, so that simultaneous writers never wait in a circle.
+-- Rows into a view's online table, whatever is there; sorted, so that two such statements never wait in a circle.
 INSERT INTO {online} AS o ({names})
 SELECT DISTINCT ON ({key_values}) {values}
 FROM unnest({arrays}) WITH ORDINALITY AS r({aliases}, position)

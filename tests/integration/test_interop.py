@@ -191,6 +191,23 @@ def test_featurectl_works_where_feast_alone_applied(alone: Repo) -> None:
 
 
 @pytest.mark.parametrize("alone", ["sql"], indirect=True)
+def test_a_foreign_online_store_leaves_history_to_featurectl(alone: Repo) -> None:
+    text = (alone.root / "feature_store.yaml").read_text()
+    start, end = text.index("online_store:"), text.index("batch_engine:")
+    online = "online_store: {type: sqlite, path: data/online.db}\n"
+    (alone.root / "feature_store.yaml").write_text(text[:start] + online + text[end:])
+    feast(alone, "apply")
+    feast(alone, "materialize", "2024-01-01T00:00:00", "2024-01-03T12:00:00")
+    rows = alone.json("get-offline", "BTCUSDT_1h", "-f", "close", "--start", "2024-01-03", "--end", NOON)["rows"]
+    assert [row["close"] for row in rows] == [99.5, 100.5]
+    refused = alone.run("get-online", "BTCUSDT_1h", "-f", "close")
+    assert refused.returncode == 2
+    assert "not in an online store of ours" in refused.stderr
+    answer = feast(alone, "get-online-features", "-e", "driver_id=1001", "-f", "drivers:rating")
+    assert json.loads(answer[answer.index("{") :])["rating"] == [4.5]
+
+
+@pytest.mark.parametrize("alone", ["sql"], indirect=True)
 def test_features_that_feast_makes_stay_feasts(alone: Repo) -> None:
     feast(alone, "apply")
     refused = alone.run("materialize", "--view", "doubled_rating")

@@ -1148,3 +1148,16 @@ def test_a_role_that_may_only_read_can_retrieve(
     finally:
         db.execute(sql.SQL("DROP OWNED BY {}").format(name))
         db.execute(sql.SQL("DROP ROLE {}").format(name))
+
+
+def test_a_file_is_whole_or_as_it_was(drivers: FeatureStore, tmp_path: Path) -> None:
+    text = "SELECT i AS driver_id, now() AS at, 1 / (200000 - i) AS trips FROM generate_series(1, 200000) AS i"
+    failing = PostgreSQLSource(name="failing", query=text, timestamp_field="at")
+    job = TimescaleOfflineStore.pull_all_from_table_or_query(drivers.config, failing, ["driver_id"], ["trips"], "at")
+    path = tmp_path / "out" / "set.parquet"
+    path.parent.mkdir()
+    path.write_text("what was there before")
+    with pytest.raises(DatabaseError, match="division by zero"):
+        job.to_parquet(path)
+    assert path.read_text() == "what was there before"
+    assert list(path.parent.iterdir()) == [path]

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import psycopg
 import pytest
 from feast import FeatureService, FeatureStore, Field
@@ -144,6 +145,30 @@ class TestOnlineWriteBatch:
             if driver not in newest or age >= newest[driver][0]:
                 newest[driver] = (age, values["price"].double_val, event)
         assert prices(stocked) == [(driver, *newest[driver][1:]) for driver in sorted(newest)]
+
+    def test_a_time_that_pandas_calls_none_is_none(self, stocked: Shop) -> None:
+        stocked.write("hourly", price(1, 1.0, NOON, pd.NaT))
+        assert stocked.rows(f"SELECT created_timestamp FROM {TABLE}") == [(None,)]
+        with pytest.raises(DefinitionError, match="a row has no event time"):
+            stocked.write("hourly", price(1, 1.0, pd.NaT))
+
+    def test_writers_of_several_choices_of_features_do_not_deadlock(self, stocked: Shop) -> None:
+        low, high = range(1500), range(1500, 3000)
+
+        def batch(first: range, second: range) -> list[Any]:
+            sizes = [(key(one), {"size": Value(int64_val=one)}, NOON, None) for one in second]
+            return [*(price(one, 1.0) for one in first), *sizes]
+
+        with ThreadPoolExecutor(2) as threads:
+            for done in [
+                threads.submit(stocked.write, "hourly", *batch(*order)) for order in ((low, high), (high, low)) * 5
+            ]:
+                done.result()
+        assert stocked.rows(f"SELECT count(*) FROM {TABLE} WHERE price = 1 AND size = driver_id") == [(3000,)]
+
+    def test_a_name_with_a_percent_sign_is_refused_when_it_is_applied(self, shop: Shop) -> None:
+        with pytest.raises(DefinitionError, match="'ret_5%': a name may not hold a %"):
+            shop.apply(feature_view("returns", {"ret_5%": Float64}))
 
     def test_only_the_features_given_are_written(self, stocked: Shop) -> None:
         size = Value(int64_val=7)
@@ -326,6 +351,11 @@ class TestOnlineRead:
 
     def test_no_keys_no_rows(self, stocked: Shop) -> None:
         assert stocked.read("hourly", []) == []
+
+    def test_a_key_that_postgresql_can_not_hold_is_not_found(self, stocked: Shop, shop: Shop) -> None:
+        shop.apply(feature_view("cities", {"people": Int64}, entities=[CITY]))
+        answer = shop.feast.get_online_features(["cities:people"], [{"city_id": "lon\0don"}]).to_dict()
+        assert answer == {"city_id": ["lon\0don"], "people": [None]}
 
     def test_null_and_partial_keys_are_not_found(self, shop: Shop) -> None:
         shop.apply(feature_view("pairs", {"price": Float64}, entities=(DRIVER, CITY)))
