@@ -31,7 +31,7 @@ Row = tuple[Any, ...]
 @pytest.fixture
 def db(clone: Callable[[str | None], str]) -> Iterator[tuple[Connection, ArrowConnection]]:
     url = clone(None)
-    with open_connection(url, connect_timeout=10) as connection, connect(session_url(url)) as arrow:
+    with open_connection(url, connect_timeout=10) as connection, connect(session_url(url, connect_timeout=10)) as arrow:
         yield connection, arrow
 
 
