@@ -214,8 +214,8 @@ def _registry_schema(registry: Any, url: str | None) -> str | None:
         return None
     place = str(registry.get("path") or "")
     # Where the file names our variable, Feast is given our database in it.
-    ours = {_without_driver(one) for one in (url, os.environ.get(DATABASE_VARIABLE)) if one}
-    if place and _without_driver(place) not in ours:
+    ours = {_server_of(one) for one in (url, os.environ.get(DATABASE_VARIABLE)) if one}
+    if place and _server_of(place) not in ours:
         return None
     arguments = (registry.get("sqlalchemy_config_kwargs") or {}).get("connect_args") or {}
     found = _SEARCH_PATH.search(str(arguments.get("options", "")))
@@ -229,8 +229,16 @@ def _registry_file(registry: Any, root: Path) -> Path | None:
     return root / registry if isinstance(registry, str) and "://" not in registry else None
 
 
-def _without_driver(url: str) -> str:
-    return url.partition("://")[2]
+def _server_of(url: str) -> tuple[str, ...]:
+    """Return host, port and database of a URL, however it is spelled."""
+    from psycopg import ProgrammingError  # every command that reads this connects anyway
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        parts = conninfo_to_dict(f"postgresql://{url.partition('://')[2]}")
+    except ProgrammingError:
+        return (url,)
+    return str(parts.get("host", "")), str(parts.get("port") or 5432), str(parts.get("dbname", ""))
 
 
 def normalize_url(url: str) -> str:
