@@ -36,6 +36,9 @@ def compute(
     full: Annotated[
         bool, typer.Option("--full", help="All bars of the window, not only new and changed ones.")
     ] = False,
+    features: Annotated[
+        _Names, typer.Option("-f", "--feature", metavar="NAME", help="Only this feature; again for more.")
+    ] = None,
     format: FormatOption = None,
     json: JsonOption = False,
     path: OutputOption = None,
@@ -51,7 +54,7 @@ def compute(
     """
     now = system_clock()
     window = parse_window(start, end, now=now)
-    request = core.Request(split(symbols), split(timeframes), window, full)
+    request = core.Request(split(symbols), split(timeframes), window, full, split(features))
     database = open_database(overrides(context))
     with database.connect() as connection, diagnostics.progress("compute") as progress:
         catalog = published_catalog(database, connection)
@@ -62,7 +65,7 @@ def compute(
             root=database.config.root,
             warmup=database.config.warmup_bars,
             now=now,
-            on_series=lambda done, total, entity: progress(done, total, str(entity)),
+            on_job=progress,
         )
     if start or end:
         diagnostics.note(f"window: {window}")
@@ -72,12 +75,12 @@ def compute(
 
 
 def _report(results: list[core.Computed]) -> output.Report:
-    columns = ["view", "entity_id", "bars", "stale_bars", "inserted", "changed"]
-    rows = [[one.view, str(one.entity), one.bars, one.stale, one.inserted, one.changed] for one in results]
+    columns = ["view", "entity_id", "rows", "stale_rows", "inserted", "changed"]
+    rows = [[one.view, one.entity, one.rows, one.stale, one.inserted, one.changed] for one in results]
     return output.Report(
         command="compute",
         document={"series": [dict(zip(columns, row, strict=True)) for row in rows]},
         columns=columns,
         rows=rows,
-        table=output.Grid(["view", "entity", "closed bars", "new or changed", "inserted", "changed"], rows),
+        table=output.Grid(["view", "entity", "rows", "new or changed", "inserted", "changed"], rows),
     )

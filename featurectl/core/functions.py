@@ -8,8 +8,8 @@ import hashlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from types import ModuleType
@@ -24,15 +24,30 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 CANDLE_COLUMNS = ("open", "high", "low", "close", "volume", "quote_volume", "trade_count")
+ORDER_BOOK_COLUMNS = ("bid", "bid_size", "ask", "ask_size")
+TRADE_COLUMNS = ("price", "size", "side")
+# What the functions of a view may read, by what it is computed from: tables and their columns. The inputs of one
+# function are of one table. Signals are named by those who write them, so any name may be one.
+INPUTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "candles": {"candles": CANDLE_COLUMNS},
+    "ticks": {"order_book": ORDER_BOOK_COLUMNS, "trades": TRADE_COLUMNS},
+    "signals": {},
+}
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureFunction:
-    """One feature: the function of its name and the names of its inputs."""
+    """One feature: the function of its name, the names of its inputs, and the table they are of in the end.
+
+    ``hash`` changes with the function's code, with that of the features it needs, and with what else the file holds
+    beside features; comments and layout do not count.
+    """
 
     name: str
     inputs: tuple[str, ...]
     function: Callable[..., Any]
+    table: str = ""
+    hash: str = ""
 
     @property
     def description(self) -> str:
@@ -45,26 +60,43 @@ class FunctionSet:
 
     file: str
     ordered: tuple[FeatureFunction, ...]
-    code_hash: str
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Return each feature's hash."""
+        return {feature.name: feature.hash for feature in self.ordered}
+
+    @property
+    def code_hash(self) -> str:
+        """Return a hash that changes with that of any feature, and with their choice."""
+        return hashlib.sha256(repr(sorted(self.hashes.items())).encode()).hexdigest()
+
+    def only(self, names: Collection[str]) -> FunctionSet:
+        """Return the functions of these features and of those they need."""
+        needed = set(names)
+        for feature in reversed(self.ordered):
+            if feature.name in needed:
+                needed.update(feature.inputs)
+        return FunctionSet(self.file, tuple(feature for feature in self.ordered if feature.name in needed))
 
     def compute(self, columns: Mapping[str, Array]) -> dict[str, Array]:
-        """Apply the functions to equally long candle columns; infinities become NaN.
+        """Apply the functions to equally long columns; infinities become NaN.
 
         Raises:
-            DefinitionError: a function fails, or returns something else than one number a bar.
+            DefinitionError: a function fails, or returns something else than one number a row.
         """
         import numpy as np  # 0.1 s, and only compute needs it
 
         known = {name: _read_only(values) for name, values in columns.items()}
-        bars = len(next(iter(columns.values())))
+        rows = len(next(iter(columns.values())))
         computed = {}
         for feature in self.ordered:
-            values = self._apply(feature, known, bars)
+            values = self._apply(feature, known, rows)
             computed[feature.name] = np.where(np.isfinite(values), values, np.nan)
             known[feature.name] = _read_only(computed[feature.name])
         return computed
 
-    def _apply(self, feature: FeatureFunction, known: Mapping[str, Array], bars: int) -> Array:
+    def _apply(self, feature: FeatureFunction, known: Mapping[str, Array], rows: int) -> Array:
         import numpy as np
 
         try:
@@ -72,8 +104,8 @@ class FunctionSet:
                 values = np.asarray(feature.function(*(known[name] for name in feature.inputs)), dtype=np.float64)
         except Exception as error:
             raise DefinitionError(f"{self.file}: {feature.name} failed: {type(error).__name__}: {error}") from error
-        if values.shape != (bars,):
-            raise DefinitionError(f"{self.file}: {feature.name} returned shape {values.shape} for {bars} bars")
+        if values.shape != (rows,):
+            raise DefinitionError(f"{self.file}: {feature.name} returned shape {values.shape} for {rows} rows")
         return values
 
 
@@ -84,34 +116,54 @@ def _read_only(values: Array) -> Array:
     return view
 
 
-def load_functions(file: Path, features: Sequence[str], *, root: Path) -> FunctionSet:
-    """Import ``file`` and return the functions of these features.
+def load_functions(file: Path, features: Sequence[str], *, root: Path, computed_from: str = "candles") -> FunctionSet:
+    """Import ``file`` and return the functions of these features, which read what ``computed_from`` names.
 
     Raises:
-        DefinitionError: the file can't be imported, a feature has no function, an input does not exist, or inputs
-            go in a circle. The message names the file and the field.
+        DefinitionError: the file can't be imported, a feature has no function, an input does not exist, inputs are of
+            several tables or go in a circle. The message names the file and the field.
     """
     shown = str(file.relative_to(root) if file.is_relative_to(root) else file)
     with importing_from(root):
         module = _import(file, shown)
     functions = {name: _feature_function(module, name, shown) for name in features}
-    ordered = tuple(functions[name] for name in _order(functions, shown))
-    return FunctionSet(shown, ordered, _code_hash(file, features))
+    tables = INPUTS[computed_from]
+    ordered: dict[str, FeatureFunction] = {}
+    code = _Code.of(file, features)
+    for name in _order(functions, tables, shown):
+        feature = functions[name]
+        table = _table_of(feature, tables, ordered, shown)
+        needed = [ordered[other].hash for other in feature.inputs if other in ordered]
+        ordered[name] = replace(feature, table=table, hash=code.hash_of(name, needed))
+    return FunctionSet(shown, tuple(ordered.values()))
 
 
-def _code_hash(file: Path, features: Sequence[str]) -> str:
-    """Return a hash of the file's code and of the features; comments and layout do not count."""
-    code = ast.dump(ast.parse(file.read_text(encoding="utf-8")))
-    return hashlib.sha256("\n".join([code, *sorted(features)]).encode()).hexdigest()
+@dataclass(frozen=True, slots=True)
+class _Code:
+    """A file's code, in a form without comments and layout: of each feature, and of all the rest."""
+
+    features: Mapping[str, str]
+    rest: str
+
+    @classmethod
+    def of(cls, file: Path, features: Collection[str]) -> _Code:
+        body = ast.parse(file.read_text(encoding="utf-8")).body
+        own = [part for part in body if isinstance(part, ast.FunctionDef) and part.name in features]
+        rest = [ast.dump(part) for part in body if part not in own]
+        return cls({part.name: ast.dump(part) for part in own}, "\n".join(rest))
+
+    def hash_of(self, name: str, needed: Sequence[str]) -> str:
+        parts = [name, self.rest, self.features.get(name, ""), *needed]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 @contextlib.contextmanager
 def importing_from(root: Path) -> Iterator[None]:
     """Let imports find the repository's own modules, and no others of their names that this process has met."""
     before = list(sys.path)
-    own = {path.stem for path in (*root.glob("*.py"), *root.glob("*/"))}
+    own = {path.stem for path in root.glob("*.py")} | {path.parent.name for path in root.glob("*/*.py")}
     for name in [name for name in sys.modules if name.partition(".")[0] in own]:
-        if _stands_in_for_another(name, root):
+        if not _is_of(name, root):
             del sys.modules[name]
     sys.path.insert(0, str(root))
     try:
@@ -120,12 +172,10 @@ def importing_from(root: Path) -> Iterator[None]:
         sys.path[:] = before
 
 
-def _stands_in_for_another(name: str, root: Path) -> bool:
-    """Tell whether a loaded module is of another place than the file of its name in ``root``."""
+def _is_of(name: str, root: Path) -> bool:
+    """Tell whether a loaded module is of a file that is there, below ``root``."""
     loaded = getattr(sys.modules[name], "__file__", None)
-    place = root.joinpath(*name.split("."))
-    files = (place.with_suffix(".py"), place / "__init__.py")
-    return any(file.is_file() and (loaded is None or file.resolve() != Path(loaded).resolve()) for file in files)
+    return loaded is not None and Path(loaded).is_file() and Path(loaded).resolve().is_relative_to(root.resolve())
 
 
 def _import(file: Path, shown: str) -> ModuleType:
@@ -160,18 +210,46 @@ def _feature_function(module: ModuleType, name: str, shown: str) -> FeatureFunct
     return FeatureFunction(name, tuple(inputs), function)
 
 
-def _order(functions: Mapping[str, FeatureFunction], shown: str) -> Iterable[str]:
+def _order(functions: Mapping[str, FeatureFunction], tables: Mapping[str, Sequence[str]], shown: str) -> Iterable[str]:
+    """Return the features, each after those it needs; an input by the feature's own name is a signal."""
+    columns = [column for names in tables.values() for column in names]
     graph: dict[str, set[str]] = {}
     for feature in functions.values():
         for name in feature.inputs:
-            if name not in CANDLE_COLUMNS and name not in functions:
+            if tables and name not in columns and name not in functions:
                 raise DefinitionError(
-                    f"{shown}: {feature.name} needs '{name}', which is neither a candle column "
-                    f"({', '.join(CANDLE_COLUMNS)}) nor a field of the view"
+                    f"{shown}: {feature.name} needs '{name}', which is neither {_listed(tables)} nor a field of the "
+                    "view"
                 )
-        graph[feature.name] = {name for name in feature.inputs if name in functions and name not in CANDLE_COLUMNS}
+        own = {feature.name} if not tables else set()
+        graph[feature.name] = {name for name in feature.inputs if name in functions and name not in columns} - own
     try:
         return tuple(TopologicalSorter(graph).static_order())
     except CycleError as error:
         circle = " -> ".join(error.args[1])
         raise DefinitionError(f"{shown}: features need each other in a circle: {circle}") from error
+
+
+def _listed(tables: Mapping[str, Sequence[str]]) -> str:
+    named = {"candles": "a candle column", "order_book": "an order book column", "trades": "a trade column"}
+    return ", ".join(f"{named[table]} ({', '.join(columns)})" for table, columns in tables.items())
+
+
+def _table_of(
+    feature: FeatureFunction,
+    tables: Mapping[str, Sequence[str]],
+    known: Mapping[str, FeatureFunction],
+    shown: str,
+) -> str:
+    """Return the table whose columns a feature is made of, by itself and by the features it needs."""
+    found = {
+        known[name].table if name in known else next((table for table in tables if name in tables[table]), "")
+        for name in feature.inputs
+    }
+    if len(found) > 1:
+        raise DefinitionError(
+            f"{shown}: {feature.name} needs columns of {' and '.join(sorted(found))}; a function reads one of them"
+        )
+    if not found and len(tables) > 1:
+        raise DefinitionError(f"{shown}: {feature.name} has no input; give it one of {_listed(tables)}")
+    return found.pop() if found else next(iter(tables), "")

@@ -1,27 +1,29 @@
-"""Candle files into market.candles: staged with COPY, merged in one statement, a file a transaction."""
+"""Candle files into market.candles, a file a transaction."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-from psycopg import sql
-
-from featurectl.core import pgcopy
 from featurectl.core.db import Connection
 from featurectl.core.entity import TIMEFRAMES
+from featurectl.core.merging import SeriesTable, write_series
 from featurectl.core.queries import query
-from featurectl.core.times import iso
+from featurectl.core.times import from_microseconds, iso
 from featurectl.errors import InputFileError
 
 if TYPE_CHECKING:
     from featurectl.core.candles import CandleFile, CandleSeries
 
-COLUMNS = {"open_time": pgcopy.TIMESTAMP} | dict.fromkeys(
-    ("open", "high", "low", "close", "volume", "quote_volume", "trade_count"), pgcopy.FLOAT
+CANDLES = SeriesTable(
+    "market.candles",
+    key=("symbol", "timeframe", "open_time"),
+    time="open_time",
+    # A file without them says nothing about those of another.
+    kept=("quote_volume", "trade_count"),
 )
+COLUMNS = ("open_time", "open", "high", "low", "close", "volume", "quote_volume", "trade_count")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,6 @@ def merge_candles(connection: Connection, file: CandleFile, *, now: datetime) ->
         InputFileError: 3d bars that would overlap those in the database.
     """
     with connection.transaction():
-        connection.execute(query("candles", "create_staging"))
         for series in file.series:
             _refuse_other_days(connection, file.name, series)
         return [_merge(connection, series, now) for series in file.series]
@@ -62,7 +63,7 @@ def _refuse_other_days(connection: Connection, file: str, series: CandleSeries) 
         return
     parameters = {"symbol": series.symbol, "timeframe": series.timeframe}
     row = connection.execute(query("candles", "first_bar"), parameters).fetchone()
-    first = datetime.fromtimestamp(int(series.open_time[0]) // 1_000_000, UTC)
+    first = from_microseconds(series.open_time[0])
     if row and (row[0] - first) % TIMEFRAMES["3d"]:
         raise InputFileError(
             f"{file}: {series.symbol}: 3d bars open on {iso(first)}, those in the database on {iso(row[0])}; they "
@@ -71,10 +72,6 @@ def _refuse_other_days(connection: Connection, file: str, series: CandleSeries) 
 
 
 def _merge(connection: Connection, series: CandleSeries, now: datetime) -> Merged:
-    arrays: Sequence[object] = [getattr(series, name) for name in COLUMNS]
-    pgcopy.write(connection, sql.Identifier("staged_candles"), COLUMNS, arrays)  # type: ignore[arg-type]
-    parameters = {"symbol": series.symbol, "timeframe": series.timeframe, "now": now}
-    row = connection.execute(query("candles", "merge_staging"), parameters).fetchone()
-    connection.execute(query("candles", "empty_staging"))
-    assert row is not None
-    return Merged(series.symbol, series.timeframe, len(series.open_time), row[0], row[1])
+    key = {"symbol": series.symbol, "timeframe": series.timeframe}
+    written = write_series(connection, CANDLES, key, {name: getattr(series, name) for name in COLUMNS}, now=now)
+    return Merged(series.symbol, series.timeframe, len(series), written.new, written.changed)

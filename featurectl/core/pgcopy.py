@@ -1,12 +1,12 @@
-"""COPY in binary, straight between PostgreSQL and numpy, for rows whose columns are all eight bytes wide and not null.
+"""COPY in binary, straight between PostgreSQL and arrays.
 
-Timestamps travel as int64 microseconds since 1970 UTC.
+Timestamps travel as int64 microseconds since 1970 UTC, numbers as float64, texts as Arrow strings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from psycopg import sql
 
@@ -14,39 +14,36 @@ from featurectl.core.db import Connection
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
     from numpy.typing import NDArray
+
+    Values: TypeAlias = NDArray[np.float64] | NDArray[np.int64] | pa.StringArray | str | int
 
 FLOAT, TIMESTAMP = ">f8", ">i8"
 _SIGNATURE = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _TRAILER = b"\xff\xff"
 # PostgreSQL counts from 2000-01-01.
 _EPOCH_SHIFT = 946_684_800_000_000
-
-
-def _record(columns: Mapping[str, str]) -> np.dtype[Any]:
-    import numpy as np  # 0.1 s, and only bulk work needs it
-
-    fields: list[tuple[str, str]] = [("_count", ">i2")]
-    for name, kind in columns.items():
-        fields += [(f"_length_{name}", ">i4"), (name, kind)]
-    return np.dtype(fields)
+# Rows made into bytes at once.
+_CHUNK = 250_000
+_MANY_SHAPES = 1 << 40
 
 
 def read(
     connection: Connection, query: sql.Composable, columns: Mapping[str, str], parameters: Mapping[str, Any]
 ) -> dict[str, NDArray[Any]]:
-    """Return a query's columns as arrays.
+    """Return a query's columns as arrays; ``columns`` says which are ``FLOAT`` and which ``TIMESTAMP``.
 
     Raises:
         ValueError: a value is null or not eight bytes wide.
     """
-    import numpy as np
+    import numpy as np  # 0.1 s, and only bulk work needs it
 
     with connection.cursor() as cursor:
         statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT BINARY)").format(query)
         with cursor.copy(statement, parameters) as copy:
             content = b"".join(bytes(block) for block in copy)
-    record = _record(columns)
+    record = _record({name: (8, kind) for name, kind in columns.items()})
     rows, rest = divmod(len(content) - len(_SIGNATURE) - len(_TRAILER), record.itemsize)
     table = np.frombuffer(content, dtype=record, count=rows, offset=len(_SIGNATURE))
     if rest or any((table[f"_length_{name}"] != 8).any() for name in columns):
@@ -58,21 +55,106 @@ def read(
     return arrays
 
 
-def write(
-    connection: Connection, table: sql.Composable, columns: Mapping[str, str], arrays: Sequence[NDArray[Any]]
-) -> None:
-    """Append equally long arrays, one for each column, to a table."""
-    import numpy as np
+def write(connection: Connection, table: sql.Composable, columns: Mapping[str, Values], rows: int) -> None:
+    """Append rows to a table: each column is an array of that length, or one value for all rows.
 
-    content = np.empty(len(arrays[0]), dtype=_record(columns))
-    content["_count"] = len(columns)
-    for (name, kind), values in zip(columns.items(), arrays, strict=True):
-        content[f"_length_{name}"] = 8
-        content[name] = values - _EPOCH_SHIFT if kind == TIMESTAMP else values
+    An int64 array and an int are instants, a float64 array numbers, whose NaN is a null, an Arrow array and a str
+    texts. Rows are written in their order, but that those with nulls in the same places come together.
+    """
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
         table, sql.SQL(", ").join(map(sql.Identifier, columns))
     )
     with connection.cursor() as cursor, cursor.copy(statement) as copy:
         copy.write(_SIGNATURE)
-        copy.write(content.tobytes())
+        for chosen in _alike(columns, rows):
+            copy.write(_encode(columns, chosen))
         copy.write(_TRAILER)
+
+
+def _record(shapes: Mapping[str, tuple[int, str | None]]) -> np.dtype[Any]:
+    """Return a row's layout, by each column's length in bytes (-1 for a null) and type."""
+    import numpy as np
+
+    fields: list[tuple[str, str]] = [("_count", ">i2")]
+    for name, (_, kind) in shapes.items():
+        fields.append((f"_length_{name}", ">i4"))
+        if kind:
+            fields.append((name, kind))
+    return np.dtype(fields)
+
+
+def _alike(columns: Mapping[str, Values], rows: int) -> Iterator[NDArray[np.int64]]:
+    """Return the numbers of rows whose bytes have one layout, a chunk at a time."""
+    import numpy as np
+
+    shape = np.zeros(rows, dtype=np.int64)
+    for values in columns.values():
+        lengths = _lengths(values)
+        if lengths is not None:
+            shape = shape * (int(lengths.max(initial=0)) + 2) + lengths + 1
+            if shape.max(initial=0) > _MANY_SHAPES:
+                shape = np.unique(shape, return_inverse=True)[1]
+    order = np.argsort(shape, kind="stable")
+    for group in np.split(order, np.flatnonzero(np.diff(shape[order])) + 1):
+        for start in range(0, len(group), _CHUNK):
+            yield group[start : start + _CHUNK]
+
+
+def _lengths(values: Values) -> NDArray[np.int64] | None:
+    """Return what tells the layouts of a column's values apart, -1 for a null; nothing where they are all alike."""
+    import numpy as np
+
+    if isinstance(values, (str, int)):
+        return None
+    if isinstance(values, np.ndarray):
+        missing = np.isnan(values) if values.dtype.kind == "f" else None
+        return None if missing is None or not missing.any() else -missing.astype(np.int64)
+    import pyarrow.compute as pc
+
+    lengths: NDArray[np.int64] = pc.binary_length(values).fill_null(-1).to_numpy().astype(np.int64)
+    return lengths
+
+
+def _encode(columns: Mapping[str, Values], chosen: NDArray[np.int64]) -> bytes:
+    """Return rows of one layout as bytes."""
+    import numpy as np
+
+    parts = {name: _part(values, chosen) for name, values in columns.items()}
+    shapes = {name: (length, kind) for name, (length, kind, _) in parts.items()}
+    content = np.empty(len(chosen), dtype=_record(shapes))
+    content["_count"] = len(columns)
+    for name, (length, kind, values) in parts.items():
+        content[f"_length_{name}"] = length
+        if kind:
+            content[name] = values
+    return content.tobytes()
+
+
+def _part(values: Values, chosen: NDArray[np.int64]) -> tuple[int, str | None, Any]:
+    """Return the length, type and values of a column in rows of one layout."""
+    import numpy as np
+
+    if isinstance(values, str):
+        encoded = values.encode()
+        return len(encoded), f"S{len(encoded)}" if encoded else None, encoded
+    if isinstance(values, int):
+        return 8, TIMESTAMP, values - _EPOCH_SHIFT
+    if isinstance(values, np.ndarray):
+        taken = values[chosen]
+        if taken.dtype.kind == "i":
+            return 8, TIMESTAMP, taken - _EPOCH_SHIFT
+        return (-1, None, None) if len(taken) and np.isnan(taken[0]) else (8, FLOAT, taken)
+    return _texts(values, chosen)
+
+
+def _texts(values: pa.StringArray, chosen: NDArray[np.int64]) -> tuple[int, str | None, Any]:
+    import numpy as np
+    import pyarrow as pa
+
+    taken = values.take(pa.array(chosen)).cast(pa.binary())
+    if not len(taken) or not taken[0].is_valid:
+        return -1, None, None
+    length = len(taken[0].as_py())
+    if not length:
+        return 0, None, None
+    return length, f"S{length}", np.frombuffer(taken.buffers()[2], dtype=f"S{length}", count=len(taken))

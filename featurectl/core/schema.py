@@ -96,10 +96,9 @@ def feature_table(view: View, key_types: Mapping[str, str]) -> Table:
     assert view.source_table is not None
     keys = {key: key_types[key] for key in view.join_keys}
     features = {field.source_column: field.column_type for field in view.fields}
-    columns = (
-        *_columns(keys, view.timestamp_column, view.created_column or "created_timestamp", features),
-        Column("source_created_timestamp", "timestamp with time zone"),
-    )
+    columns = _columns(keys, view.timestamp_column, view.created_column or "created_timestamp", features)
+    if view.computed_from == "candles":
+        columns += (Column("source_created_timestamp", "timestamp with time zone"),)
     return Table(view.source_table, columns, (*view.join_keys, view.timestamp_column))
 
 
@@ -114,7 +113,7 @@ def _columns(keys: Mapping[str, str], event: str, created: str, features: Mappin
 
 def wanted_tables(catalog: Catalog, key_types: Mapping[str, str], *, online: bool) -> list[Table]:
     """Return the tables that `apply` looks after: computed views' history and, where ours, online tables."""
-    tables = [feature_table(view, key_types) for view in catalog.views if view.computed_from]
+    tables = [feature_table(view, key_types) for view in catalog.views if view.functions_file]
     if online:
         tables += [
             online_table(

@@ -8,7 +8,9 @@ from datetime import UTC, datetime, timedelta
 
 from featurectl.errors import InvalidTime
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_DURATION = re.compile(r"(?P<amount>\d{1,6})(?P<unit>[mhdwy])")
 _RELATIVE = re.compile(r"(?:now)?(?P<sign>[-+])(?P<amount>\d+(?:\.\d+)?)(?P<unit>[smhdw])", re.IGNORECASE)
 
 
@@ -64,6 +66,29 @@ def parse_window(start: str | None, end: str | None, *, now: datetime) -> Window
 def iso(instant: datetime) -> str:
     """Write an instant as ISO 8601 UTC with a Z, fractions only where there are any."""
     return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def microseconds(instant: datetime) -> int:
+    """Return an instant as microseconds since 1970 UTC."""
+    return (instant - EPOCH) // timedelta(microseconds=1)
+
+
+def from_microseconds(count: int) -> datetime:
+    """Return the instant that is so many microseconds after 1970 UTC."""
+    return EPOCH + timedelta(microseconds=int(count))
+
+
+def parse_duration(text: str) -> timedelta:
+    """Read a length of time: a whole number and m, h, d, w or y, a year having 365 days.
+
+    Raises:
+        InvalidTime: the text is none.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise InvalidTime(f"'{text}' is not a duration; write a whole number and a unit: 90m, 12h, 7d, 2w, 2y")
+    amount = int(match["amount"])
+    return timedelta(days=365 * amount) if match["unit"] == "y" else timedelta(**{_UNITS[match["unit"]]: amount})
 
 
 def duration(span: timedelta) -> str:

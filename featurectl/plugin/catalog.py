@@ -23,7 +23,13 @@ from featurectl.core.value_types import column_type, key_type
 from featurectl.errors import DefinitionError
 
 RESERVED = ("event_timestamp", "created_timestamp", "source_created_timestamp")
-COMPUTED_SOURCES = ("candles",)
+# What a computed view is keyed by.
+COMPUTED_KEYS = {
+    "candles": ("symbol", "timeframe"),
+    "ticks": ("symbol", "timeframe"),
+    "signals": ("symbol",),
+}
+COMPUTED_SOURCES = (*COMPUTED_KEYS, "views")
 COMPUTED_TYPES = ("Float64", "Float32", "Int64", "Int32")
 # A century: beyond it, arithmetic with instants overflows.
 MAX_TTL = timedelta(days=36500)
@@ -147,7 +153,7 @@ def _view(config: Config, view: FeatureView, contents: RepoContents, place: str)
             "reads keys by their own names: rename the column in the source's query"
         )
     transformed = is_transformed(view)
-    computed_from = view.tags.get("computed_from")
+    computed_from = _computed_from(view, place)
     keys = tuple(_keys(view, contents, place))
     built = catalog.View(
         name=view.name,
@@ -160,14 +166,14 @@ def _view(config: Config, view: FeatureView, contents: RepoContents, place: str)
         created_column=mapped.get(source.created_timestamp_column, source.created_timestamp_column) or None,
         online_table=_online_table(config, view, place) if keys else None,
         computed_from=computed_from,
-        functions_file=_functions_file(view, place, config.root) if computed_from else None,
+        functions_file=_functions_file(view, place, config.root) if computed_from in COMPUTED_KEYS else None,
         functions_hash=None,
         description=view.description,
         tags=dict(view.tags),
         fields=(),
     )
     _check_field_names(view, built, place)
-    if not computed_from:
+    if computed_from not in COMPUTED_KEYS:
         return replace(built, fields=_fields(view, place, {}))
     functions = _functions(view, built, place, config.root)
     descriptions = {feature.name: feature.description for feature in functions.ordered}
@@ -200,12 +206,16 @@ def _online_table(config: Config, view: FeatureView, place: str) -> str | None:
         raise DefinitionError(f"{place}: {error}") from None
 
 
-def _functions_file(view: FeatureView, place: str, root: Path) -> str:
-    kind = view.tags["computed_from"]
-    if kind not in COMPUTED_SOURCES:
+def _computed_from(view: FeatureView, place: str) -> str | None:
+    kind: str | None = view.tags.get("computed_from")
+    if kind is not None and kind not in COMPUTED_SOURCES:
         raise DefinitionError(
             f"{place}: view '{view.name}' has computed_from={kind}; choices: {', '.join(COMPUTED_SOURCES)}"
         )
+    return kind
+
+
+def _functions_file(view: FeatureView, place: str, root: Path) -> str:
     file = view.tags.get("functions", "indicators.py")
     if not file.endswith(".py"):
         raise DefinitionError(f"{place}: view '{view.name}' has functions={file}; name a Python file, beside this one")
@@ -254,9 +264,11 @@ def _check_field_names(view: FeatureView, built: catalog.View, place: str) -> No
 
 
 def _functions(view: FeatureView, built: catalog.View, place: str, root: Path) -> FunctionSet:
-    if set(built.join_keys) != {"symbol", "timeframe"} or not built.source_table or built.source_table.count(".") != 1:
+    kind = built.computed_from or ""
+    keys = COMPUTED_KEYS[kind]
+    if set(built.join_keys) != set(keys) or not built.source_table or built.source_table.count(".") != 1:
         raise DefinitionError(
-            f"{place}: view '{view.name}' is computed from candles; it must be keyed by symbol and timeframe, over a "
+            f"{place}: view '{view.name}' is computed from {kind}; it must be keyed by {' and '.join(keys)}, over a "
             "source with table='schema.table'"
         )
     for item in view.features:
@@ -265,4 +277,5 @@ def _functions(view: FeatureView, built: catalog.View, place: str, root: Path) -
                 f"{place}: field '{item.name}' of view '{view.name}' is computed and has type {item.dtype}; "
                 f"types: {', '.join(COMPUTED_TYPES)}"
             )
-    return load_functions(root / (built.functions_file or ""), [item.name for item in view.features], root=root)
+    names = [item.name for item in view.features]
+    return load_functions(root / (built.functions_file or ""), names, root=root, computed_from=kind)

@@ -88,12 +88,12 @@ def registry_changes(connection: Connection, database: Database, definitions: De
 def _compare(
     kind: str, existing: Mapping[str, Attributes], wanted: Mapping[str, Attributes]
 ) -> Iterator[RegistryChange]:
-    for name, attributes in wanted.items():
+    for name, attributes in sorted(wanted.items()):
         if name not in existing:
             yield RegistryChange("create", kind, name)
         elif details := _differences(existing[name], attributes):
             yield RegistryChange("update", kind, name, details)
-    for name in existing:
+    for name in sorted(existing):
         if name not in wanted:
             yield RegistryChange("delete", kind, name)
 

@@ -104,8 +104,9 @@ def test_a_new_field_adds_a_column_and_publishes_a_new_catalog(repo: Repo) -> No
         "add column features.technical_indicators.range double precision",
         f"add column {ONLINE}.range double precision",
     ]
-    (update,) = [one for one in planned.registry if one.kind == "view"]
-    assert "field range: - -> Float64" in update.details
+    updates = [one for one in planned.registry if one.kind == "view"]
+    assert [one.name for one in updates] == ["comprehensive_features_view", "technical_indicators_view"]
+    assert all("field range: - -> Float64" in one.details for one in updates)
     assert steps.apply(repo.database, now=NOW).catalog_version == 2
     with repo.connect() as connection:
         after = read_catalog(connection, "market")
@@ -125,15 +126,16 @@ def test_a_removed_field_keeps_its_column_and_is_reported(repo: Repo) -> None:
     steps.apply(repo.database, now=NOW)
     with repo.connect() as connection:
         assert "atr" in schema.columns_of(connection, ONLINE)
-        assert read_catalog(connection, "market").views[0].field("atr") is None
+        assert read_catalog(connection, "market").view("technical_indicators_view").field("atr") is None
 
 
 def test_a_removed_view_is_dropped_only_when_allowed_and_its_history_stays(repo: Repo) -> None:
     shutil.copy(repo.root / "feature_repo" / "technical_indicators.py", repo.root / "kept.txt")
-    (repo.root / "feature_repo" / "technical_indicators.py").unlink()
-    (repo.root / "feature_repo" / "services.py").unlink()
+    for name in ("technical_indicators", "comprehensive_features", "services"):
+        (repo.root / "feature_repo" / f"{name}.py").unlink()
     before = relations(repo)
-    with pytest.raises(NotAllowed, match=f"drop table {ONLINE}; delete view technical_indicators_view; allow it"):
+    lost = f"drop table {ONLINE}; delete view comprehensive_features_view; delete view technical_indicators_view"
+    with pytest.raises(NotAllowed, match=f"{lost}; allow it"):
         steps.apply(repo.database, now=NOW)
     assert relations(repo) == before
     with repo.connect() as connection:
@@ -142,7 +144,8 @@ def test_a_removed_view_is_dropped_only_when_allowed_and_its_history_stays(repo:
     with repo.connect() as connection:
         assert not schema.columns_of(connection, ONLINE)
         assert schema.columns_of(connection, "features.technical_indicators")
-        assert read_catalog(connection, "market").views == ()
+        left = [view.name for view in read_catalog(connection, "market").views]
+        assert left == ["market_features_view", "sentiment_features_view"]
     assert steps.plan(repo.database).changes == 0
 
 

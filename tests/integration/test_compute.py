@@ -45,7 +45,7 @@ def market(repo: Repo) -> Iterator[Market]:
 
 
 def counts(results: list[Computed]) -> list[tuple[str, int, int, int, int]]:
-    return [(str(one.entity), one.bars, one.stale, one.inserted, one.changed) for one in results]
+    return [(one.entity, one.rows, one.stale, one.inserted, one.changed) for one in results]
 
 
 def test_a_bar_becomes_a_row_at_its_close(market: Market) -> None:
@@ -72,10 +72,10 @@ def test_a_bar_counts_from_the_microsecond_it_closes(market: Market, timeframe: 
     market.ingest(series, now=NOW)
     close = close_of(series, 24)
     (before,) = market.compute(now=close - MICROSECOND)
-    assert (before.bars, before.inserted) == (24, 24)
+    assert (before.rows, before.inserted) == (24, 24)
     assert max(market.features(timeframe=timeframe)) == close_of(series, 23)
     (after,) = market.compute(now=close)
-    assert (after.bars, after.stale, after.inserted, after.changed) == (25, 1, 1, 0)
+    assert (after.rows, after.stale, after.inserted, after.changed) == (25, 1, 1, 0)
     assert max(market.features(timeframe=timeframe)) == close
 
 
@@ -284,7 +284,7 @@ def test_a_function_that_fails_leaves_its_series_as_it_was(market: Market) -> No
     file = functions(market)
     good = file.read_text(encoding="utf-8")
     file.write_text(f"{good}\n\ndef atr(high): return high[1:]\n", encoding="utf-8")
-    with pytest.raises(DefinitionError, match=r"indicators.py: atr returned shape \(39,\) for 40 bars"):
+    with pytest.raises(DefinitionError, match=r"indicators.py: atr returned shape \(39,\) for 40 rows"):
         market.compute(now=NOW)
     assert whole_table(market.connection, TECHNICAL) == before
     file.write_text(good, encoding="utf-8")
@@ -320,9 +320,9 @@ def test_bars_that_arrive_during_a_run_wait_for_the_next(market: Market) -> None
             Market(market.repo, other).ingest(late, now=NOW + HOUR)
         written.set()
 
-    import featurectl.core.compute as module
+    import featurectl.core.compute.candles as module
 
-    original = module._SeriesJob._write
+    original = module.CandleJob._write
 
     def slow_write(job: object, *arguments: object) -> object:
         reading.set()
@@ -332,15 +332,15 @@ def test_bars_that_arrive_during_a_run_wait_for_the_next(market: Market) -> None
     thread = threading.Thread(target=correct)
     thread.start()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module._SeriesJob, "_write", slow_write)
+        patch.setattr(module.CandleJob, "_write", slow_write)
         assert counts(market.compute(now=NOW))[0][2:] == (80, 80, 0)
     thread.join()
     assert counts(market.compute(now=NOW))[0][2:] == (1, 0, 10)
 
 
 def test_a_project_without_computed_views_is_told_how_to_have_one(market: Market) -> None:
-    object.__setattr__(market.catalog.views[0], "computed_from", None)
-    with pytest.raises(UsageError, match="no view is computed from candles"):
+    object.__setattr__(market, "catalog", replace(market.catalog, views=()))
+    with pytest.raises(UsageError, match="no view is computed; tag one with computed_from=candles"):
         market.compute(now=NOW)
 
 

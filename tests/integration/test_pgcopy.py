@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -41,12 +42,13 @@ def _empty(connection: Connection) -> None:
 
 
 def read(connection: Connection, clause: str = "ORDER BY at", **parameters: object) -> dict[str, np.ndarray]:
-    return pgcopy.read(connection, sql.SQL("SELECT at, value, other FROM copied " + clause), COLUMNS, parameters)
+    columns = "at, coalesce(value, 'NaN') AS value, coalesce(other, 'NaN') AS other"
+    return pgcopy.read(connection, sql.SQL(f"SELECT {columns} FROM copied {clause}"), COLUMNS, parameters)
 
 
 def write(connection: Connection, at: list[int], value: list[float], other: list[float]) -> None:
-    arrays = [np.array(at, dtype=np.int64), np.array(value, dtype=np.float64), np.array(other, dtype=np.float64)]
-    pgcopy.write(connection, TABLE, COLUMNS, arrays)
+    numbers = {"value": np.array(value, dtype=np.float64), "other": np.array(other, dtype=np.float64)}
+    pgcopy.write(connection, TABLE, {"at": np.array(at, dtype=np.int64), **numbers}, len(at))
 
 
 def test_extreme_values_come_back_to_the_bit(connection: Connection) -> None:
@@ -66,7 +68,7 @@ def test_what_is_written_is_what_sql_sees(connection: Connection) -> None:
     assert text == [
         ("1969-12-31 23:59:59.999999+00", "-0", "5e-324"),
         ("1970-01-01 00:00:00+00", "0.1", "1e+300"),
-        ("2024-01-01 00:00:00.000001+00", "Infinity", "NaN"),
+        ("2024-01-01 00:00:00.000001+00", "Infinity", None),
     ]
 
 
@@ -91,7 +93,7 @@ def test_no_rows_are_empty_arrays_of_the_right_kinds(connection: Connection) -> 
 def test_arrays_that_are_parts_of_others_are_written_as_they_look(connection: Connection) -> None:
     times = np.arange(20, dtype=np.int64)[::-3]
     values = np.arange(40, dtype=np.float64).reshape(2, 20).T[::-3, 1]
-    pgcopy.write(connection, TABLE, COLUMNS, [times, values, values])
+    pgcopy.write(connection, TABLE, {"at": times, "value": values, "other": values}, len(times))
     found = read(connection, "ORDER BY at DESC")
     assert found["at"].tolist() == times.tolist() and found["value"].tolist() == values.tolist()
 
@@ -114,7 +116,7 @@ def test_parameters_reach_the_query(connection: Connection) -> None:
 def test_many_rows_come_in_many_messages(connection: Connection) -> None:
     count = 200_000
     times, values = np.arange(count, dtype=np.int64) * 60_000_000, np.random.default_rng(0).normal(size=count)
-    pgcopy.write(connection, TABLE, COLUMNS, [times, values, -values])
+    pgcopy.write(connection, TABLE, {"at": times, "value": values, "other": -values}, count)
     found = read(connection)
     assert found["at"].tobytes() == times.tobytes()
     assert found["value"].tobytes() == values.tobytes() == (-found["other"]).tobytes()
@@ -123,7 +125,7 @@ def test_many_rows_come_in_many_messages(connection: Connection) -> None:
 def test_a_null_is_refused_and_not_read_as_something(connection: Connection) -> None:
     connection.execute("INSERT INTO copied VALUES (now(), 1, 2), (now(), NULL, 2), (now(), 3, 4)")
     with pytest.raises(ValueError, match="null"):
-        read(connection)
+        pgcopy.read(connection, sql.SQL("SELECT at, value, other FROM copied"), COLUMNS, {})
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -134,6 +136,43 @@ def test_any_values_make_the_round_trip(connection: Connection, rows: list[tuple
     columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[], [], []]
     write(connection, *columns)  # type: ignore[arg-type]
     found = read(connection, "ORDER BY ctid")
-    assert found["at"].tolist() == columns[0]
-    for name, values in zip(("value", "other"), columns[1:], strict=True):
-        assert found[name].tobytes() == np.array(values, dtype=np.float64).tobytes()
+    assert rows_of(found["at"], found["value"], found["other"]) == rows_of(*columns)
+
+
+def rows_of(*columns: Sequence[float]) -> list[tuple[int, str, str]]:
+    """Return rows that compare: a null is a NaN, whatever bits that had."""
+    return sorted((int(at), float(value).hex(), float(other).hex()) for at, value, other in zip(*columns, strict=True))
+
+
+def test_rows_without_nulls_keep_their_order(connection: Connection) -> None:
+    times = np.random.default_rng(0).permutation(1000).astype(np.int64)
+    write(connection, times.tolist(), [1.0] * 1000, [2.0] * 1000)
+    assert read(connection, "ORDER BY ctid")["at"].tolist() == times.tolist()
+
+
+def test_texts_of_any_length_nulls_and_constants(connection: Connection) -> None:
+    connection.execute(
+        "CREATE TEMPORARY TABLE texts (symbol text, at timestamptz, id text, side text, written timestamptz)"
+    )
+    random = np.random.default_rng(1)
+    ids = ["x" * int(random.integers(0, 40)) + "ü" * int(random.integers(0, 3)) for _ in range(500)]
+    sides = [[None, "buy", "sell"][int(random.integers(3))] for _ in range(500)]
+    # A slice: its buffers hold more than it shows.
+    texts = pa.array([*ids, "more"])[:500]
+    columns = {"at": np.arange(500), "id": texts, "side": pa.array(sides, pa.string())}
+    pgcopy.write(connection, sql.Identifier("texts"), {"symbol": "BTC€", **columns, "written": 7}, 500)
+    found = connection.execute("SELECT symbol, id, side, extract(epoch FROM written) * 1000000 FROM texts ORDER BY at")
+    assert found.fetchall() == [("BTC€", *row, 7) for row in zip(ids, sides, strict=True)]
+    connection.execute("DROP TABLE texts")
+
+
+def test_any_places_of_nulls(connection: Connection) -> None:
+    names = [f"c{number}" for number in range(70)]
+    connection.execute(f"CREATE TEMPORARY TABLE holes ({', '.join(f'{name} float8' for name in names)})".encode())
+    random = np.random.default_rng(2)
+    values = np.where(random.random((300, 70)) < 0.3, np.nan, random.normal(size=(300, 70)))
+    pgcopy.write(connection, sql.Identifier("holes"), dict(zip(names, values.T, strict=True)), 300)
+    found = connection.execute("SELECT * FROM holes").fetchall()
+    wanted = [tuple(None if math.isnan(value) else value for value in row) for row in values.tolist()]
+    assert sorted(found, key=repr) == sorted(wanted, key=repr)
+    connection.execute("DROP TABLE holes")

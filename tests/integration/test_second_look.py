@@ -85,16 +85,16 @@ def test_a_changed_function_recomputes_the_whole_history_once(repo: Repo) -> Non
     file = repo.root / "feature_repo" / "indicators.py"
     text = file.read_text()
     file.write_text(text.replace("talib.RSI(close, timeperiod=14)", "talib.RSI(close, timeperiod=5)"))
-    assert repo.json("compute", "--end", "2024-01-02")["series"][0]["stale_bars"] == 24
-    assert repo.json("compute")["series"][0]["stale_bars"] == 60
-    assert repo.json("compute")["series"][0]["stale_bars"] == 0
+    assert repo.json("compute", "--end", "2024-01-02")["series"][0]["stale_rows"] == 24
+    assert repo.json("compute")["series"][0]["stale_rows"] == 60
+    assert repo.json("compute")["series"][0]["stale_rows"] == 0
     after = repo.rows("SELECT event_timestamp, rsi_14, macd FROM features.technical_indicators ORDER BY 1")
     assert [row[2] for row in after] == [row[2] for row in before]
     assert sum(row[1] is not None for row in after) == 60 - 5
     file.write_text(text + "\n# A comment changes nothing.\n")
     repo.ok("compute")
     file.write_text(text)
-    assert repo.json("compute")["series"][0]["stale_bars"] == 0
+    assert repo.json("compute")["series"][0]["stale_rows"] == 0
     assert repo.rows("SELECT event_timestamp, rsi_14, macd FROM features.technical_indicators ORDER BY 1") == before
 
 

@@ -78,10 +78,10 @@ def test_anything_that_is_one_number_a_bar_is_taken(tmp_path: Path, body: str) -
         ("1 / 0", "indicators.py: f failed: ZeroDivisionError: division by zero"),
         ("undefined", "indicators.py: f failed: NameError: name 'undefined' is not defined"),
         ("['a', 'b', 'c']", "indicators.py: f failed: ValueError: could not convert string to float"),
-        ("close[1:]", r"indicators.py: f returned shape \(2,\) for 3 bars"),
-        ("close.mean()", r"indicators.py: f returned shape \(\) for 3 bars"),
-        ("None", r"indicators.py: f returned shape \(\) for 3 bars"),
-        ("close.reshape(3, 1)", r"indicators.py: f returned shape \(3, 1\) for 3 bars"),
+        ("close[1:]", r"indicators.py: f returned shape \(2,\) for 3 rows"),
+        ("close.mean()", r"indicators.py: f returned shape \(\) for 3 rows"),
+        ("None", r"indicators.py: f returned shape \(\) for 3 rows"),
+        ("close.reshape(3, 1)", r"indicators.py: f returned shape \(3, 1\) for 3 rows"),
     ],
 )
 def test_a_function_that_fails_or_returns_something_else_is_named(tmp_path: Path, body: str, message: str) -> None:

@@ -1,0 +1,35 @@
+"""Market features, computed by `featurectl compute` from market.order_book and market.trades."""
+
+from datetime import timedelta
+
+from feast import FeatureView, Field
+from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
+from feast.types import Float64
+
+from feature_repo.entities import symbol, timeframe
+
+market_features_source = PostgreSQLSource(
+    name="market_features",
+    table="features.market_features",
+    timestamp_field="event_timestamp",
+    created_timestamp_column="created_timestamp",
+    description="One row a minute, over the timeframe before it.",
+)
+
+market_features_view = FeatureView(
+    name="market_features_view",
+    entities=[symbol, timeframe],
+    ttl=timedelta(minutes=5),
+    schema=[
+        # What is taken over the timeframe: mean (also where nothing is said), sum, min or max.
+        Field(name="bid_ask_spread", dtype=Float64, tags={"aggregate": "mean"}),
+        Field(name="order_book_imbalance", dtype=Float64, tags={"aggregate": "mean"}),
+        Field(name="trade_size_avg", dtype=Float64, tags={"aggregate": "mean"}),
+    ],
+    source=market_features_source,
+    online=True,
+    description="Spread, imbalance and trade size over the newest timeframe, renewed every minute.",
+    # Each field is the function of its name in market.py, applied to single book updates or trades. Besides these
+    # timeframes a symbol gets those of its candles.
+    tags={"computed_from": "ticks", "functions": "market.py", "timeframes": "1m,5m,15m,1h"},
+)

@@ -1,0 +1,86 @@
+"""One run of `compute`: the views that have functions, one job after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+from featurectl.core.catalog import Catalog, View
+from featurectl.core.compute import candles
+from featurectl.core.compute.request import Computed, Job, Request, view_functions
+from featurectl.core.db import Connection
+from featurectl.core.locks import lock
+from featurectl.errors import NotFound, UsageError
+
+
+def compute(
+    connection: Connection,
+    catalog: Catalog,
+    request: Request,
+    *,
+    root: Path,
+    warmup: int,
+    now: datetime,
+    on_job: Callable[[int, int, str], None] = lambda index, total, entity: None,
+) -> list[Computed]:
+    """Bring the computed views up to date, one entity or symbol after the other, each in a transaction of its own.
+
+    Raises:
+        UsageError: the project defines no computed view.
+        NotFound: a symbol, timeframe or feature named is unknown.
+        DefinitionError: a function is missing or fails.
+        LockHeld: another compute run is at work on the same view.
+    """
+    views = _views(catalog, request)
+    _check_names(connection, views, request)
+    results = []
+    for number, view in enumerate(views):
+        with lock(connection, f"compute {view.source_table}"):
+            jobs = _jobs(connection, view, _of_view(request, view), root, warmup, now)
+            for index, job in enumerate(jobs):
+                on_job(number * len(jobs) + index, len(views) * len(jobs), job.entity)
+                results += job.run()
+    return results
+
+
+def _views(catalog: Catalog, request: Request) -> list[View]:
+    """Return the computed views that the request wants, candles first."""
+    views = [view for view in catalog.views if view.functions_file]
+    if not views:
+        raise UsageError(
+            "no view is computed; tag one with computed_from=candles, ticks or signals, then `featurectl apply`"
+        )
+    fields = {field.name for view in views for field in view.fields}
+    for name in request.features:
+        if name not in fields:
+            raise NotFound.of("computed feature", name, fields, "`featurectl views` shows them all")
+    return [view for view in views if not request.features or _of_view(request, view).features]
+
+
+def _of_view(request: Request, view: View) -> Request:
+    return replace(request, features=tuple(name for name in request.features if view.field(name)))
+
+
+def _check_names(connection: Connection, views: Sequence[View], request: Request) -> None:
+    series = candles.list_series(connection)
+    hint = "`featurectl ingest` brings data in"
+    for symbol in request.symbols:
+        _check("symbol", symbol, {one.symbol for one in series}, hint)
+    for timeframe in request.timeframes:
+        _check("timeframe", timeframe, {one.timeframe for one in series}, hint)
+
+
+def _check(kind: str, name: str, known: Iterable[str], hint: str) -> None:
+    if name not in known:
+        raise NotFound.of(kind, name, known, hint)
+
+
+def _jobs(
+    connection: Connection, view: View, request: Request, root: Path, warmup: int, now: datetime
+) -> Sequence[Job]:
+    functions = view_functions(view, root)
+    if view.computed_from == "candles":
+        return candles.jobs(connection, view, functions, request, warmup=warmup, now=now)
+    return []
