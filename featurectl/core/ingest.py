@@ -14,6 +14,9 @@ from featurectl.core.times import from_microseconds, iso
 from featurectl.errors import InputFileError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from featurectl.core.candles import CandleFile, CandleSeries
 
 CANDLES = SeriesTable(
@@ -50,7 +53,18 @@ def merge_candles(connection: Connection, file: CandleFile, *, now: datetime) ->
     with connection.transaction():
         for series in file.series:
             _refuse_other_days(connection, file.name, series)
-        return [_merge(connection, series, now) for series in file.series]
+        merged = [_merge(connection, series, now) for series in file.series]
+        for series, one in zip(file.series, merged, strict=True):
+            if one.new or one.changed:
+                log_change(connection, CANDLES.name, series.symbol, series.open_time)
+        return merged
+
+
+def log_change(connection: Connection, source: str, symbol: str, times: NDArray[np.int64]) -> None:
+    """Note that rows of a symbol were written to a table, at these times in their order; `compute` looks for it."""
+    first, last = from_microseconds(times[0]), from_microseconds(times[-1])
+    parameters = {"source": source, "symbol": symbol, "first": first, "last": last}
+    connection.execute(query("changes", "log_change"), parameters)
 
 
 def _refuse_other_days(connection: Connection, file: str, series: CandleSeries) -> None:

@@ -26,11 +26,19 @@ ORDER BY open_time
 LIMIT 1;
 
 -- closed_bars --
--- When each closed bar of a series opened, and when it was last written.
+-- When each closed bar of a series opened from an instant on, and when it was last written.
 SELECT open_time, created_timestamp
 FROM market.candles
-WHERE symbol = %(symbol)s AND timeframe = %(timeframe)s AND open_time <= %(last_open)s
+WHERE symbol = %(symbol)s AND timeframe = %(timeframe)s AND open_time BETWEEN %(first_open)s AND %(last_open)s
 ORDER BY open_time;
+
+-- bar_before --
+-- The bar that has so many others between it and an instant; no row where there are fewer.
+SELECT open_time FROM market.candles
+WHERE symbol = %(symbol)s AND timeframe = %(timeframe)s AND open_time < %(before)s
+ORDER BY open_time DESC
+OFFSET %(skipped)s
+LIMIT 1;
 
 -- bars --
 -- The closed bars of a series in a range of open times.

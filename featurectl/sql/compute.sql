@@ -2,8 +2,15 @@
 -- Which bars of a series have features, and the state of the candle they were computed from.
 SELECT {event}, coalesce(source_created_timestamp, 'epoch'::timestamptz)
 FROM {table}
-WHERE symbol = %(symbol)s AND timeframe = %(timeframe)s
+WHERE symbol = %(symbol)s AND timeframe = %(timeframe)s AND {event} > %(first_open)s
 ORDER BY {event};
+
+-- newest_computed --
+-- The newest event time of a series that has features; no row without any.
+SELECT {event} FROM {table}
+WHERE symbol = %(symbol)s AND timeframe = %(timeframe)s
+ORDER BY {event} DESC
+LIMIT 1;
 
 -- computed_with --
 -- The functions, by feature, with which a series was last computed as a whole.

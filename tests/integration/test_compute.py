@@ -322,7 +322,7 @@ def test_bars_that_arrive_during_a_run_wait_for_the_next(market: Market) -> None
 
     import featurectl.core.compute.candles as module
 
-    original = module.CandleJob._write
+    original = module._Series._write
 
     def slow_write(job: object, *arguments: object) -> object:
         reading.set()
@@ -332,7 +332,7 @@ def test_bars_that_arrive_during_a_run_wait_for_the_next(market: Market) -> None
     thread = threading.Thread(target=correct)
     thread.start()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module.CandleJob, "_write", slow_write)
+        patch.setattr(module._Series, "_write", slow_write)
         assert counts(market.compute(now=NOW))[0][2:] == (80, 80, 0)
     thread.join()
     assert counts(market.compute(now=NOW))[0][2:] == (1, 0, 10)
@@ -346,3 +346,131 @@ def test_a_project_without_computed_views_is_told_how_to_have_one(market: Market
 
 def functions(market: Market) -> Path:
     return market.repo.root / (market.view.functions_file or "")
+
+
+def mark(market: Market, **values: float) -> None:
+    """Put numbers into the feature rows that no function gives, so that a column that is written again shows."""
+    for name, value in values.items():
+        market.connection.execute(f"UPDATE {TECHNICAL} SET {name} = {value}".encode())
+
+
+def column(market: Market, name: str) -> set[float | None]:
+    return {row[name] for row in market.features().values()}
+
+
+def edit_function(market: Market, before: str, after: str) -> None:
+    text = functions(market).read_text(encoding="utf-8")
+    assert text.count(before) == 1
+    functions(market).write_text(text.replace(before, after), encoding="utf-8")
+
+
+def test_a_changed_function_rewrites_its_own_column_only(market: Market) -> None:
+    market.ingest(bars(range(100, 140)), now=NOW)
+    market.compute(now=NOW)
+    mark(market, rsi_14=-1, ema_20=-2)
+    edit_function(market, "talib.EMA(close, timeperiod=20)", "talib.EMA(close, timeperiod=20) + 1")
+    assert counts(market.compute(now=NOW))[0][2:] == (40, 0, 40)
+    assert column(market, "rsi_14") == {-1}
+    assert market.features()[START + 20 * HOUR]["ema_20"] == 110.5
+    assert counts(market.compute(now=NOW))[0][2:] == (0, 0, 0)
+
+
+def test_new_bars_and_a_changed_function_in_one_run(market: Market) -> None:
+    market = replace(market, warmup=1000)
+    series = random_bars(np.random.default_rng(4), 200)
+    market.ingest(take(series, range(150)), now=NOW)
+    market.compute(now=NOW)
+    market.ingest(series, named(series, "REF"), now=NOW)
+    edit_function(market, "talib.EMA(close, timeperiod=20)", "talib.EMA(close, timeperiod=20) + 1")
+    market.compute(now=NOW)
+    assert largest_deviation(market.features(), market.features("REF")) < 1e-9
+
+
+def test_what_functions_share_makes_all_of_them_stale(market: Market) -> None:
+    market.ingest(bars(range(100, 140)), now=NOW)
+    market.compute(now=NOW)
+    mark(market, rsi_14=-1)
+    functions(market).write_text(functions(market).read_text() + "\n\nSHARED = 1\n", encoding="utf-8")
+    market.compute(now=NOW)
+    assert -1 not in column(market, "rsi_14")
+
+
+def test_features_named_are_computed_where_there_are_rows(market: Market) -> None:
+    series = bars(range(100, 140))
+    market.ingest(take(series, range(30)), now=NOW)
+    market.compute(now=NOW)
+    mark(market, rsi_14=-1, ema_20=-2)
+    market.ingest(series, now=NOW)
+    assert counts(market.compute(now=NOW, features=("rsi_14",)))[0][2:] == (0, 0, 0)
+    assert counts(market.compute(now=NOW, features=("rsi_14",), full=True))[0][2:] == (30, 0, 30)
+    assert -1 not in column(market, "rsi_14") and column(market, "ema_20") == {-2}
+    # The ten new bars have waited, and no feature has been forgotten about them.
+    assert counts(market.compute(now=NOW))[0][2:] == (10, 10, 0)
+    with pytest.raises(NotFound, match="computed feature 'rsi' not found; computed features: atr, "):
+        market.compute(now=NOW, features=("rsi",))
+
+
+def test_features_outlive_the_candles_that_retention_took(market: Market) -> None:
+    """What can't be computed as it was stays as it is, whatever is asked for."""
+    market = replace(market, warmup=500)
+    series = random_bars(np.random.default_rng(5), 800)
+    market.ingest(series, now=NOW)
+    market.compute(now=NOW)
+    before = market.features()
+    cut = START + 100 * HOUR
+    market.connection.execute(b"DELETE FROM market.candles WHERE open_time < %s", (cut,))
+    mark(market, ema_20=-2)
+    market.compute(now=NOW, full=True)
+    after = market.features()
+    assert after.keys() == before.keys()
+    kept = {event for event, row in after.items() if row["ema_20"] == -2}
+    # The first bar that is left closes an hour after the cut; after the warm-up of 500 bars nothing is missing.
+    assert kept == {event for event in before if event < cut + 501 * HOUR}
+    assert largest_deviation(
+        {event: row for event, row in after.items() if event not in kept},
+        {event: row for event, row in before.items() if event not in kept},
+    ) < 1e-9  # fmt: skip
+
+
+@pytest.fixture
+def long_market(market: Market, monkeypatch: pytest.MonkeyPatch) -> Market:
+    """A market of which only the newest 50 bars are compared one by one."""
+    monkeypatch.setattr("featurectl.core.compute.candles.LOOKBACK", 50)
+    return market
+
+
+def test_a_run_looks_at_the_newest_bars_only(long_market: Market) -> None:
+    series = random_bars(np.random.default_rng(6), 400)
+    long_market.ingest(take(series, range(390)), now=NOW)
+    assert counts(long_market.compute(now=NOW)) == [("BTCUSDT_1h", 390, 390, 390, 0)]
+    long_market.compute(now=NOW)  # the changes that the first run saw, it had not noted before
+    assert counts(long_market.compute(now=NOW)) == [("BTCUSDT_1h", 110, 0, 0, 0)]
+    long_market.connection.execute(
+        b"UPDATE market.candles SET close = close * 1.01, created_timestamp = %s WHERE open_time >= %s",
+        (NOW, START + 380 * HOUR),
+    )
+    assert counts(long_market.compute(now=NOW))[0][2:] == (10, 0, 10)
+
+
+def test_bars_that_ingest_corrected_are_found_wherever_they_are(long_market: Market) -> None:
+    long_market = replace(long_market, warmup=300)
+    series = random_bars(np.random.default_rng(7), 1500)
+    long_market.ingest(series, now=NOW)
+    long_market.compute(now=NOW)
+    late = corrected(take(series, [700, 1100]), np.random.default_rng(0))
+    long_market.ingest(late, now=NOW + HOUR)
+    assert counts(long_market.compute(now=NOW + HOUR))[0][2:] == (2, 0, 602)
+    assert counts(long_market.compute(now=NOW + HOUR))[0][2:] == (0, 0, 0)
+    long_market.ingest(named(series, "REF"), named(late, "REF"), now=NOW)
+    long_market.compute(now=NOW)
+    assert largest_deviation(long_market.features(), long_market.features("REF")) < 1e-6
+
+
+def test_changes_wait_for_every_timeframe(long_market: Market) -> None:
+    series = [random_bars(np.random.default_rng(8), 400, timeframe=name) for name in ("1h", "4h")]
+    long_market.ingest(*series, now=NOW)
+    long_market.compute(now=NOW)
+    for one in series:
+        long_market.ingest(corrected(take(one, [20]), np.random.default_rng(0)), now=NOW + HOUR)
+    assert counts(long_market.compute(now=NOW + HOUR, timeframes=("1h",)))[0][2:] == (1, 0, 61)
+    assert [one[2:] for one in counts(long_market.compute(now=NOW + HOUR))] == [(0, 0, 0), (1, 0, 61)]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurectl.core.compute.candles import blocks, influenced
+from featurectl.core.compute.bars import blocks, influenced
 from featurectl.core.times import microseconds
 
 masks = st.lists(st.booleans(), max_size=60).map(lambda flags: np.array(flags, dtype=bool))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from psycopg import IsolationLevel, sql
+from psycopg import sql
 
 from featurectl.core import pgcopy
 from featurectl.core.catalog import View
+from featurectl.core.compute.bars import blocks, influenced, placed
+from featurectl.core.compute.changes import Ledger, one_state
 from featurectl.core.compute.request import Computed, Request
 from featurectl.core.db import Connection
 from featurectl.core.entity import TIMEFRAMES, EntityId
@@ -19,7 +21,7 @@ from featurectl.core.functions import CANDLE_COLUMNS, FunctionSet
 from featurectl.core.merging import SeriesTable, Written, write_series
 from featurectl.core.queries import query
 from featurectl.core.schema import table_identifier
-from featurectl.core.times import Window, from_microseconds, microseconds
+from featurectl.core.times import ALWAYS, from_microseconds, microseconds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
     Mask = NDArray[np.bool_]
 
 MICROSECOND = timedelta(microseconds=1)
+SOURCE = "market.candles"
+# So many of the newest bars are compared one by one with what their features were computed from, so that a correction
+# by another program is found there, too. Of older ones only ingest tells.
+LOOKBACK = 10_000
 _FLOAT8 = "double precision"
 _BARS = {"open_time": pgcopy.TIMESTAMP} | dict.fromkeys(CANDLE_COLUMNS, pgcopy.FLOAT) | {"created": pgcopy.TIMESTAMP}
 
@@ -42,11 +48,15 @@ def list_series(connection: Connection) -> list[EntityId]:
 def jobs(
     connection: Connection, view: View, functions: FunctionSet, request: Request, *, warmup: int, now: datetime
 ) -> list[CandleJob]:
-    """Return one job for each series that the request wants."""
+    """Return one job for each symbol that the request wants."""
+    timeframes: dict[str, list[str]] = {}
+    for series in list_series(connection):
+        if request.wants_symbol(series.symbol):
+            timeframes.setdefault(series.symbol, []).append(series.timeframe)
     return [
-        CandleJob(connection, view, functions, series, request, warmup, now)
-        for series in list_series(connection)
-        if request.wants_symbol(series.symbol) and request.wants_timeframe(series.timeframe)
+        CandleJob(connection, view, functions, symbol, tuple(names), request, warmup, now)
+        for symbol, names in timeframes.items()
+        if any(map(request.wants_timeframe, names))
     ]
 
 
@@ -64,48 +74,71 @@ def feature_series(view: View) -> SeriesTable:
 
 @dataclass(frozen=True, slots=True)
 class CandleJob:
-    """One view's features of one series of candles, of one symbol in one timeframe."""
+    """One view's features of one symbol, in all its timeframes."""
 
     connection: Connection
     view: View
     functions: FunctionSet
-    series: EntityId
+    symbol: str
+    timeframes: tuple[str, ...]
     request: Request
     warmup: int
     now: datetime
 
     @property
     def entity(self) -> str:
-        return str(self.series)
+        return self.symbol
 
     def run(self) -> list[Computed]:
-        self.connection.isolation_level = IsolationLevel.REPEATABLE_READ
-        try:
-            with self.connection.transaction():
-                return [self._compute()]
-        finally:
-            self.connection.isolation_level = None
+        """Compute what is due; a run over everything takes note of the changes that it has seen."""
+        ledger = Ledger(self.connection, self.view.source_table or "", self.symbol)
+        chosen = tuple(filter(self.request.wants_timeframe, self.timeframes))
+        everything = chosen == self.timeframes and self.request.window == ALWAYS and not self.request.features
+        if everything:
+            ledger.announce(chosen)
+        with one_state(self.connection):
+            changes = ledger.unseen([SOURCE], [self.symbol])
+            changed_from = min((change.first for change in changes), default=None)
+            results = [_Series(self, timeframe, changed_from).compute() for timeframe in chosen]
+            if everything:
+                ledger.mark_seen(changes)
+        return results
 
-    def _compute(self) -> Computed:
+
+@dataclass(frozen=True, slots=True)
+class _Series:
+    """One timeframe of a job; ``changed_from`` is the first time written to since, in microseconds since 1970."""
+
+    job: CandleJob
+    timeframe: str
+    changed_from: int | None
+
+    def compute(self) -> Computed:
         import numpy as np  # 0.1 s, and only compute needs it
 
-        open_times, created = self._closed_bars()
-        events, computed_from = self._computed_bars()
-        found = placed(events, computed_from, open_times + self._bar)
+        functions, request = self.job.functions, self.job.request
         hashes = self._computed_with()
-        outdated = [name for name, code in self.functions.hashes.items() if hashes.get(name) != code]
-        inside = self._in_window(open_times, self.request.window)
+        outdated = [name for name, code in functions.hashes.items() if hashes.get(name) != code]
+        whole = bool(outdated or request.full or request.features or request.window != ALWAYS)
+        since = None if whole else self._since()
+        start = None if since is None else self._warmup_before(since)
+        open_times, created = self._closed_bars(start)
+        events, computed_from = self._computed_bars(start)
+        found = placed(events, computed_from, open_times + self._bar)
+        inside = self._in_window(open_times)
+        if start is not None and since is not None:
+            inside &= open_times >= since
         wanted = inside & ~self._cut_off(open_times, events, found)
         current = created == found
-        if len(outdated) == len(self.functions.ordered):
+        if len(outdated) == len(functions.ordered):
             current[:] = False
         target, rest = np.zeros_like(wanted), np.zeros_like(wanted)
-        if not self.request.features:
+        if not request.features:
             # A stale bar outside the window stays so: else no later run would redo what it influences.
-            target = influenced(wanted & ~current, self.warmup) & (wanted | current)
-            target |= wanted & self.request.full
+            target = influenced(wanted & ~current, self.job.warmup) & (wanted | current)
+            target |= wanted & request.full
         else:
-            outdated = [name for name in self.request.features if self.request.full or name in outdated]
+            outdated = [name for name in request.features if request.full or name in outdated]
         if outdated:
             rest = wanted & (found >= 0) & ~target
         stale = (wanted & ~current & target) | rest
@@ -113,8 +146,8 @@ class CandleJob:
         if outdated and inside.all():
             self._record(hashes, outdated)
         return Computed(
-            view=self.view.name,
-            entity=self.entity,
+            view=self.job.view.name,
+            entity=f"{self.job.symbol}_{self.timeframe}",
             rows=len(open_times),
             stale=int(np.count_nonzero(stale)),
             inserted=sum(one.new for one in written),
@@ -123,41 +156,63 @@ class CandleJob:
 
     @property
     def _key(self) -> dict[str, str]:
-        return {"symbol": self.series.symbol, "timeframe": self.series.timeframe}
+        return {"symbol": self.job.symbol, "timeframe": self.timeframe}
 
     @property
     def _bar(self) -> int:
-        return length(self.series.timeframe)
+        return length(self.timeframe)
 
     def _computed_with(self) -> dict[str, str]:
         """Return the hashes of the functions with which the series was last computed as a whole."""
-        parameters = {**self._key, "table": self.view.source_table}
-        row = self.connection.execute(query("compute", "computed_with"), parameters).fetchone()
+        parameters = {**self._key, "table": self.job.view.source_table}
+        row = self.job.connection.execute(query("compute", "computed_with"), parameters).fetchone()
         return row[0] if row else {}
 
     def _record(self, before: dict[str, str], features: Sequence[str]) -> None:
-        now = self.functions.hashes
+        now = self.job.functions.hashes
         hashes = {name: now[name] if name in features else before[name] for name in now if name in {*features, *before}}
-        parameters = {**self._key, "table": self.view.source_table, "feature_hashes": json.dumps(hashes)}
-        self.connection.execute(query("compute", "record_computed"), parameters)
+        parameters = {**self._key, "table": self.job.view.source_table, "feature_hashes": json.dumps(hashes)}
+        self.job.connection.execute(query("compute", "record_computed"), parameters)
 
-    def _closed_bars(self) -> tuple[Int64, Int64]:
-        parameters = {**self._key, "last_open": self.now - TIMEFRAMES[self.series.timeframe]}
+    def _since(self) -> int | None:
+        """Return the first open time to look at: a bar before it was changed by ingest, which notes it, or by nobody."""
+        row = self.job.connection.execute(self._of_features("newest_computed"), self._key).fetchone()
+        if row is None:
+            return None
+        compared = microseconds(row[0]) - LOOKBACK * self._bar
+        return compared if self.changed_from is None else min(compared, self.changed_from)
+
+    def _warmup_before(self, since: int) -> int | None:
+        """Return the open time from which there are enough bars before ``since``; nothing where there are not."""
+        parameters = {**self._key, "before": from_microseconds(since), "skipped": self.job.warmup - 1}
+        row = self.job.connection.execute(query("candles", "bar_before"), parameters).fetchone()
+        return microseconds(row[0]) if row else None
+
+    def _closed_bars(self, start: int | None) -> tuple[Int64, Int64]:
+        parameters = {
+            **self._key,
+            "first_open": _instant(start),
+            "last_open": self.job.now - TIMEFRAMES[self.timeframe],
+        }
         kinds = {"open_time": pgcopy.TIMESTAMP, "created": pgcopy.TIMESTAMP}
-        bars = pgcopy.read(self.connection, query("candles", "closed_bars"), kinds, parameters)
+        bars = pgcopy.read(self.job.connection, query("candles", "closed_bars"), kinds, parameters)
         return bars["open_time"], bars["created"]
 
-    def _computed_bars(self) -> tuple[Int64, Int64]:
+    def _computed_bars(self, start: int | None) -> tuple[Int64, Int64]:
         """Return the event times that have features, and the state of the candle each was computed from."""
-        statement = query("compute", "computed_bars").format(
-            event=sql.Identifier(self.view.timestamp_column), table=table_identifier(self.view.source_table or "")
-        )
         kinds = {"event": pgcopy.TIMESTAMP, "created": pgcopy.TIMESTAMP}
-        rows = pgcopy.read(self.connection, statement, kinds, self._key)
+        parameters = {**self._key, "first_open": _instant(start)}
+        rows = pgcopy.read(self.job.connection, self._of_features("computed_bars"), kinds, parameters)
         return rows["event"], rows["created"]
 
-    def _in_window(self, open_times: Int64, window: Window) -> Mask:
-        closes = open_times + self._bar
+    def _of_features(self, name: str) -> sql.Composed:
+        return query("compute", name).format(
+            event=sql.Identifier(self.job.view.timestamp_column),
+            table=table_identifier(self.job.view.source_table or ""),
+        )
+
+    def _in_window(self, open_times: Int64) -> Mask:
+        window, closes = self.job.request.window, open_times + self._bar
         inside: Mask = closes == closes
         if window.start:
             inside &= closes >= microseconds(window.start)
@@ -171,25 +226,27 @@ class CandleJob:
 
         cut = np.zeros(len(found), dtype=bool)
         if len(events) and len(found) and events[0] < open_times[0] + self._bar:
-            cut[: self.warmup] = found[: self.warmup] >= 0
+            cut[: self.job.warmup] = found[: self.job.warmup] >= 0
         return cut
 
     def _write(self, open_times: Int64, target: Mask, features: Sequence[str] | None = None) -> Iterator[Written]:
         """Compute all features of the target's bars, or some of those that have features already."""
-        functions = self.functions if features is None else self.functions.only(features)
-        for first, last in blocks(target, self.warmup):
-            start = max(0, first - self.warmup)
+        functions = self.job.functions if features is None else self.job.functions.only(features)
+        for first, last in blocks(target, self.job.warmup):
+            start = max(0, first - self.job.warmup)
             bars = self._bars(open_times[start], open_times[last])
             computed = functions.compute({name: bars[name] for name in CANDLE_COLUMNS})
             keep = target[start : last + 1]
-            columns = {self.view.timestamp_column: bars["open_time"][keep] + self._bar}
-            for field in self.view.fields:
+            columns = {self.job.view.timestamp_column: bars["open_time"][keep] + self._bar}
+            for field in self.job.view.fields:
                 if features is None or field.name in features:
                     columns[field.source_column] = computed[field.name][keep]
             if features is None:
                 columns["source_created_timestamp"] = bars["created"][keep]
-            table = feature_series(self.view)
-            yield write_series(self.connection, table, self._key, columns, now=self.now, insert=features is None)
+            table = feature_series(self.job.view)
+            yield write_series(
+                self.job.connection, table, self._key, columns, now=self.job.now, insert=features is None
+            )
 
     def _bars(self, first_open: int, last_open: int) -> dict[str, Any]:
         parameters = {
@@ -197,42 +254,13 @@ class CandleJob:
             "first_open": from_microseconds(first_open),
             "last_open": from_microseconds(last_open),
         }
-        return pgcopy.read(self.connection, query("candles", "bars"), _BARS, parameters)
+        return pgcopy.read(self.job.connection, query("candles", "bars"), _BARS, parameters)
+
+
+def _instant(start: int | None) -> datetime:
+    return datetime.min.replace(tzinfo=UTC) if start is None else from_microseconds(start)
 
 
 def length(timeframe: str) -> int:
     """Return the length of a bar in microseconds."""
     return TIMEFRAMES[timeframe] // MICROSECOND
-
-
-def placed(events: Int64, computed_from: Int64, closes: Int64) -> Int64:
-    """Return, for each bar by its close, the state of the candle its features were computed from; -1 without any."""
-    import numpy as np
-
-    found = np.full(len(closes), -1, dtype=np.int64)
-    _, at_bar, at_row = np.intersect1d(closes, events, assume_unique=True, return_indices=True)
-    found[at_bar] = computed_from[at_row]
-    return found
-
-
-def influenced(stale: Mask, warmup: int) -> Mask:
-    """Return the bars whose features depend on a stale bar: the bar itself and the ``warmup`` bars after it."""
-    import numpy as np
-
-    positions = np.arange(len(stale))
-    newest_stale = np.maximum.accumulate(np.where(stale, positions, -warmup - 1)) if len(stale) else positions
-    result: Mask = positions - newest_stale <= warmup
-    return result
-
-
-def blocks(target: Mask, warmup: int) -> list[tuple[int, int]]:
-    """Return first and last positions of the spans to compute; spans whose warm-ups would overlap are one."""
-    import numpy as np
-
-    positions = np.flatnonzero(target)
-    if not len(positions):
-        return []
-    breaks = np.flatnonzero(np.diff(positions) > warmup)
-    firsts = positions[np.r_[0, breaks + 1]]
-    lasts = positions[np.r_[breaks, len(positions) - 1]]
-    return [(int(first), int(last)) for first, last in zip(firsts, lasts, strict=True)]

@@ -43,11 +43,15 @@ CREATE TABLE IF NOT EXISTS featurectl.changes (
     last_time timestamptz NOT NULL
 );
 
+-- By symbol, for what is written for the whole market concerns each of them.
 CREATE TABLE IF NOT EXISTS featurectl.changes_seen (
-    feature_table text NOT NULL,
     change_id bigint NOT NULL REFERENCES featurectl.changes (id) ON DELETE CASCADE,
-    PRIMARY KEY (feature_table, change_id)
+    feature_table text NOT NULL,
+    symbol text NOT NULL,
+    PRIMARY KEY (change_id, feature_table, symbol)
 );
+
+CREATE INDEX IF NOT EXISTS changes_of_symbol ON featurectl.changes (symbol, source);
 
 -- Each feature has a hash of its own, so that a changed function makes only its own feature out of date.
 ALTER TABLE featurectl.computed_series DROP COLUMN IF EXISTS functions_hash;
