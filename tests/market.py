@@ -159,3 +159,60 @@ def largest_deviation(
 def select(view: View, *features: str) -> Selection:
     """Return these features of a view, or all of them."""
     return Selection(view, features or tuple(field.name for field in view.fields))
+
+
+def put(connection: Connection, table: str, rows: Sequence[Mapping[str, Any]], *, logged: bool = True) -> None:
+    """Write rows over those of their keys, in one transaction, and log the change as ingest does.
+
+    Tables are order_book, trades and signals.
+    """
+    if not rows:
+        return
+    keys = {"order_book": ["symbol", "time"], "trades": ["symbol", "time", "trade_id"]}
+    key = keys.get(table, ["symbol", "name", "time"])
+    names = list(rows[0])
+    values = [name for name in names if name not in key]
+    statement = sql.SQL("INSERT INTO {} ({}) VALUES ({}) ON CONFLICT ({}) DO UPDATE SET ({}) = ROW ({})").format(
+        sql.Identifier("market", table),
+        *(sql.SQL(", ").join(map(make, part)) for make, part in ((sql.Identifier, names), (sql.Placeholder, names))),
+        *(sql.SQL(", ").join(map(sql.Identifier, part)) for part in (key, values)),
+        sql.SQL(", ").join(sql.SQL("excluded.{}").format(sql.Identifier(name)) for name in values),
+    )
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.executemany(statement, rows)
+        for symbol in {row["symbol"] for row in rows} if logged else ():
+            times = [row["time"] for row in rows if row["symbol"] == symbol]
+            cursor.execute(
+                "INSERT INTO featurectl.changes (source, symbol, first_time, last_time) VALUES (%s, %s, %s, %s)",
+                (f"market.{table}", symbol, min(times), max(times)),
+            )
+
+
+def define(market: Market, view: str, fields: Mapping[str, Mapping[str, str]], code: str, **tags: str) -> View:
+    """Give a computed view other fields, by their tags, and their functions; return it as the market has it now."""
+    before = market.catalog.view(view)
+    (market.repo.root / (before.functions_file or "")).write_text(code, encoding="utf-8")
+    template = before.fields[0]
+    made = tuple(replace(template, name=name, source_column=name, tags=dict(own)) for name, own in fields.items())
+    after = replace(before, fields=made, tags={**before.tags, **tags})
+    table = table_identifier(before.source_table or "")
+    for name in fields:
+        column = sql.Identifier(name)
+        market.connection.execute(sql.SQL("ALTER TABLE {} ADD COLUMN IF NOT EXISTS {} float8").format(table, column))
+    views = tuple(after if one.name == view else one for one in market.catalog.views)
+    object.__setattr__(market, "catalog", replace(market.catalog, views=views))
+    return after
+
+
+def feature_rows(market: Market, view: str, entity: str) -> dict[datetime, dict[str, float | None]]:
+    """Return the features of an entity, BTCUSDT or BTCUSDT_1h, by event time."""
+    known = market.catalog.view(view)
+    names = [field.name for field in known.fields]
+    keys = dict(zip(("symbol", "timeframe"), entity.rsplit("_", 1), strict=False))
+    statement = sql.SQL("SELECT event_timestamp, {} FROM {} WHERE {} ORDER BY 1").format(
+        sql.SQL(", ").join(map(sql.Identifier, names)),
+        table_identifier(known.source_table or ""),
+        sql.SQL(" AND ").join(sql.SQL("{} = {}").format(sql.Identifier(key), keys[key]) for key in keys),
+    )
+    rows = market.connection.execute(statement)
+    return {event: dict(zip(names, values, strict=True)) for event, *values in rows}

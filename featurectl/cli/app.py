@@ -43,6 +43,8 @@ COMMANDS = {
     "services": Entry("catalog", "List feature services, or show one."),
     "views": Entry("catalog", "List feature views, or show one."),
     "entities": Entry("catalog", "List entities, or show one."),
+    "storage": Entry("storage", "Show what the tables hold: mode, chunks, size, age and policies."),
+    "maintain": Entry("storage", "Delete rows older than drop_after, where no policy of TimescaleDB does."),
     "doctor": Entry("doctor", "Check the set-up; every finding comes with its fix."),
     "db": Entry("db", "Start, stop and look at the embedded PostgreSQL.", group=True),
     "feast": Entry("feast", "Run Feast's own command line in this repository."),

@@ -12,6 +12,7 @@ from featurectl.cli.app import new_app
 from featurectl.cli.options import Command, FormatOption, JsonOption, OutputOption, chosen, overrides
 from featurectl.cli.published import published_catalog
 from featurectl.core.catalog import Catalog, Entity, Service, View
+from featurectl.core.composite import parts_of
 from featurectl.core.db import Connection, open_database
 from featurectl.core.queries import query
 from featurectl.core.times import duration
@@ -51,7 +52,7 @@ def views(
     Example: featurectl views technical_indicators_view
     """
     catalog = _catalog(context)
-    report = _view(catalog.view(name)) if name else _views(catalog)
+    report = _view(catalog, catalog.view(name)) if name else _views(catalog)
     output.emit(report, chosen(format, json), path)
 
 
@@ -121,18 +122,27 @@ def _views(catalog: Catalog) -> output.Report:
     return output.Report("views", {**_header(catalog), "views": [asdict(one) for one in catalog.views]}, columns, rows)
 
 
-def _view(view: View) -> output.Report:
+def _view(catalog: Catalog, view: View) -> output.Report:
     columns = ["feature", "type", "description"]
     rows = [[field.name, field.value_type, field.description] for field in view.fields]
+    document: dict[str, Any] = {"view": asdict(view)}
     footer = [
         f"entities: {', '.join(view.join_keys) or 'none'}   ttl: {_ttl(view)}",
         f"online: {'yes' if view.online else 'no'}   online table: {view.online_table or '-'}",
         f"source: {view.source_table or ('a query' if view.source_query else 'made by Feast')}",
     ]
-    if view.computed_from:
+    if view.functions_file:
         footer.append(f"computed from {view.computed_from} by {view.functions_file}")
+    if view.is_composite:
+        parts = parts_of(view, catalog.views)
+        document["parts"] = [{"view": part.view.name, "features": part.features} for part in parts]
+        first, *others = (part.view for part in parts)
+        joined = [f"{other.name} (ttl {_ttl(other)})" for other in others]
+        footer.append(f"joins: {', '.join([f'{first.name} (its rows)', *joined])}")
+        columns.insert(2, "view")
+        rows = [[*row[:2], part.view.name, *row[2:]] for row in rows for part in parts if row[0] in part.features]
     grid = output.Grid(columns, rows, title=f"{view.name}: {view.description}", footer=footer)
-    return output.Report("views", {"view": asdict(view)}, columns, rows, grid)
+    return output.Report("views", document, columns, rows, grid)
 
 
 def _entities(catalog: Catalog) -> output.Report:

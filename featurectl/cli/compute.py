@@ -57,7 +57,7 @@ def compute(
     request = core.Request(split(symbols), split(timeframes), window, full, split(features))
     database = open_database(overrides(context))
     with database.connect() as connection, diagnostics.progress("compute") as progress:
-        catalog = published_catalog(database, connection)
+        catalog = published_catalog(database, connection, writes=True)
         results = core.compute(
             connection,
             catalog,

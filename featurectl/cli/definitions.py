@@ -41,6 +41,8 @@ def plan(
     planned = steps.plan(database)
     output.emit(_report("plan", planned), chosen(format, json), path)
     diagnostics.note(f"executed: {', '.join(planned.files)}")
+    if planned.notice:
+        diagnostics.warn(planned.notice)
     for loss in planned.drops:
         diagnostics.warn(f"{loss}: apply does it with --allow-drop only")
     makes = "`featurectl apply --allow-drop`" if planned.drops else "`featurectl apply`"
@@ -69,6 +71,8 @@ def apply(
 
     applied = steps.apply(database, allow_drop=allow_drop, now=system_clock())
     output.emit(_report("apply", applied.plan, applied.catalog_version), chosen(format, json), path)
+    if applied.plan.notice:
+        diagnostics.warn(applied.plan.notice)
     done = f"{applied.plan.changes} changes made" if applied.plan.changes else "nothing to change"
     diagnostics.note(f"{done}; catalog version {applied.catalog_version}")
 
@@ -103,6 +107,7 @@ def _report(command: str, plan: Plan, version: int | None = None) -> output.Repo
             "schema": [{"summary": one.summary, "statement": one.statement, "drops": one.drops} for one in plan.schema],
             "catalog": {"version": version or plan.catalog_version, "changes": plan.catalog_changes},
             "files": list(plan.files),
+            "notice": plan.notice,
         },
         columns=["action", "kind", "name", "detail"],
         rows=rows,

@@ -56,7 +56,7 @@ def materialize(
     window = _window(start, end, incremental, now)
     database = open_database(overrides(context))
     with database.connect() as connection, diagnostics.progress("materialize") as progress:
-        catalog = published_catalog(database, connection)
+        catalog = published_catalog(database, connection, writes=True)
         chosen_views = core.choose_views(catalog, split(views))
         results = core.materialize(
             connection,

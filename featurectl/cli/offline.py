@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -21,16 +21,13 @@ from featurectl.cli.options import (
     split,
 )
 from featurectl.cli.published import published_catalog
-from featurectl.core import offline as core
-from featurectl.core.catalog import Catalog, Selection
 from featurectl.core.clock import system_clock
 from featurectl.core.db import open_database
-from featurectl.core.entity import parse_entity_id
+from featurectl.core.entity import parse_id_or_symbol
+from featurectl.core.targets import parse_targets
 from featurectl.core.times import parse_window
+from featurectl.core.training import Wanted, over_spine, over_window, spine_of
 from featurectl.errors import UsageError
-
-if TYPE_CHECKING:
-    from featurectl.core.spines import TableSpine
 
 app = new_app()
 
@@ -49,6 +46,14 @@ def get_offline(
     ] = None,
     features: FeaturesOption = None,
     service: ServiceOption = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            metavar="KIND:N",
+            help="forward_return:N, log_return:N or direction:N, N bars ahead; again, or comma-separated, for more.",
+        ),
+    ] = None,
     format: FormatOption = None,
     json: JsonOption = False,
     path: OutputOption = None,
@@ -57,32 +62,35 @@ def get_offline(
 
     Each row gets the features known at its event time, within their TTL. With ids and a window there is a row for
     every event time of the features asked for. With a spine, its rows stay all there, in their order, with their
-    other columns. Times without a zone are UTC.
+    other columns. Times without a zone are UTC. A target is null where its future is not there yet, or a bar is
+    missing. Where all features asked for are keyed by symbol alone, a symbol is an id.
 
     Example: featurectl get-offline BTCUSDT_1h --start 2023-01-01 --end 2023-06-30 -o train.parquet
 
     Example: featurectl get-offline --spine labels.csv --service technical_indicators_service -o train.csv
+
+    Example: featurectl get-offline BTCUSDT_1h --start -1w --end now -f rsi_14 --target forward_return:24,direction:1
     """
     now = system_clock()
     window = parse_window(start, end, now=now)
     _check(ids, start, end, spine)
-    entities = [parse_entity_id(text) for text in ids or ()]
+    entities = [parse_id_or_symbol(text) for text in ids or ()]
+    targets = parse_targets(split(target))
     kind = output.choose_format(chosen(format, json), path)
     database = open_database(overrides(context))
     with database.connect(read_only=True) as connection:
         catalog = published_catalog(database, connection)
-    selections = catalog.select(split(features), service)
-    from_file = _read_spine(spine, catalog, selections) if spine else None
-    from featurectl.core.arrow import open_arrow  # 0.3 s: Arrow and ADBC
-    from featurectl.core.retrieval import PointInTime
+        wanted = Wanted(catalog.select(split(features), service), targets, now)
+        from_file = spine_of(spine, catalog, wanted) if spine else None
+        from featurectl.core.arrow import open_arrow  # 0.3 s: Arrow and ADBC
 
-    with open_arrow(database) as arrow, arrow.transaction():
-        if from_file:
-            batches = PointInTime(from_file, tuple(map(core.joined_view, selections))).read(arrow)
-        else:
-            batches = arrow.read(core.window_statement(selections, list(dict.fromkeys(entities)), window))
-            diagnostics.note(f"window: {window}")
-        rows = output.emit_batches("get-offline", batches, kind, path)
+        with open_arrow(database) as arrow, arrow.transaction():
+            if from_file:
+                batches = over_spine(arrow, connection, wanted, from_file)
+            else:
+                batches = over_window(arrow, connection, wanted, entities, window)
+                diagnostics.note(f"window: {window}")
+            rows = output.emit_batches("get-offline", batches, kind, path)
     diagnostics.note(f"{rows} rows{f' in {path}' if path else ''}")
     if not rows:
         diagnostics.warn(
@@ -97,15 +105,3 @@ def _check(ids: list[str] | None, start: str | None, end: str | None, spine: Pat
         raise UsageError("give entity ids with --start and --end, or --spine FILE")
     if not spine and not (start and end):
         raise UsageError("give --start and --end, for example --start -30d --end now")
-
-
-def _read_spine(path: Path, catalog: Catalog, selections: tuple[Selection, ...]) -> TableSpine:
-    from featurectl.core.spine import read_spine
-
-    keys = dict.fromkeys(key for chosen in selections for key in chosen.view.join_keys)
-    not_text = [entity.join_key for entity in catalog.entities if entity.value_type not in ("STRING", "UNKNOWN")]
-    spine = read_spine(path, list(keys), not_text=not_text)
-    clash = [name for chosen in selections for name in chosen.features if name in spine.table.column_names]
-    if clash:
-        raise UsageError(f"{path} has a column '{clash[0]}', which is a feature asked for; rename it, or leave it out")
-    return spine

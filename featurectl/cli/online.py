@@ -23,7 +23,7 @@ from featurectl.cli.published import published_catalog
 from featurectl.core.catalog import Selection
 from featurectl.core.clock import system_clock
 from featurectl.core.db import open_database
-from featurectl.core.entity import parse_entity_id
+from featurectl.core.entity import EntityId, parse_id_or_symbol
 from featurectl.core.online import EntityFeatures, Status, ViewRow, read_online
 from featurectl.core.times import duration, iso, parse_time
 
@@ -47,13 +47,15 @@ def get_online(
     """Read features as they are now, or as of an instant.
 
     A value older than its view's TTL is withheld with status OUTSIDE_MAX_AGE. A time is ISO 8601 (UTC without a zone)
-    or relative: -2h.
+    or relative: -2h. Where all features asked for are keyed by symbol alone, a symbol is an id.
 
     Example: featurectl get-online BTCUSDT_1h ETHUSDT_1h -f rsi_14,macd
+
+    Example: featurectl get-online BTCUSDT --service sentiment_service
     """
     now = system_clock()
     instant = parse_time(as_of, now=now) if as_of else now
-    entities = [parse_entity_id(text) for text in ids]
+    entities = [parse_id_or_symbol(text) for text in ids]
     database = open_database(overrides(context))
     with database.connect(read_only=True) as connection:
         catalog = published_catalog(database, connection)
@@ -87,7 +89,7 @@ def _document(row: EntityFeatures) -> dict[str, Any]:
     return {
         "entity_id": str(row.entity),
         "symbol": row.entity.symbol,
-        "timeframe": row.entity.timeframe,
+        "timeframe": row.entity.timeframe or None,
         "features": {name: value for view in row.views for name, value in view.features.items()},
         "statuses": {name: status for view in row.views for name, status in view.statuses.items()},
         "views": {
@@ -160,4 +162,4 @@ def _explain(rows: list[EntityFeatures], allow_stale: bool) -> None:
 
 def _hint(row: EntityFeatures) -> str:
     upper = row.entity.symbol.upper()
-    return "" if upper == row.entity.symbol else f": {upper}_{row.entity.timeframe}?"
+    return "" if upper == row.entity.symbol else f": {EntityId(upper, row.entity.timeframe)}?"

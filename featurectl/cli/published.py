@@ -5,15 +5,25 @@ from __future__ import annotations
 from featurectl.cli import diagnostics
 from featurectl.core.catalog import Catalog, read_catalog
 from featurectl.core.db import Connection, Database, translated_errors
+from featurectl.core.schema import too_new
 from featurectl.errors import SchemaMissing
 
 
-def published_catalog(database: Database, connection: Connection) -> Catalog:
-    """Return the repository's published catalog.
+def published_catalog(database: Database, connection: Connection, *, writes: bool = False) -> Catalog:
+    """Return the repository's published catalog; warn where a later featurectl has changed the database's schema.
 
     Raises:
-        SchemaMissing: nothing was applied yet.
+        SchemaMissing: nothing was applied yet; or the schema is a later one, and the command ``writes``.
     """
+    catalog = _published(database, connection)
+    if reason := too_new(catalog.schema_version):
+        if writes:
+            raise SchemaMissing(reason)
+        diagnostics.warn(reason)
+    return catalog
+
+
+def _published(database: Database, connection: Connection) -> Catalog:
     try:
         with translated_errors():
             return read_catalog(connection, database.config.project)

@@ -39,7 +39,10 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A feature view. A TTL of 0 seconds is unlimited; ``computed_from`` names the table its functions read.
+    """A feature view. A TTL of 0 seconds is unlimited.
+
+    ``computed_from`` says what `compute` makes it of: candles, ticks (order book and trades) or signals, by the
+    functions of ``functions_file``; or views, which a SQL view joins.
 
     ``functions_hash`` changes with the code of those functions and with the fields they give. A view whose features
     Feast makes from its source has neither ``source_table`` nor ``source_query``.
@@ -70,6 +73,11 @@ class View:
         """Whether its features stand in a source that SQL can read."""
         return bool(self.source_table or self.source_query)
 
+    @property
+    def is_composite(self) -> bool:
+        """Whether its features are those of other views, which a SQL view joins."""
+        return self.computed_from == "views"
+
     def field(self, name: str) -> Field | None:
         return next((field for field in self.fields if field.name == name), None)
 
@@ -94,7 +102,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """Everything one project defines."""
+    """Everything one project defines. ``schema_version`` is the newest migration its database has seen."""
 
     project: str
     entities: tuple[Entity, ...]
@@ -103,6 +111,7 @@ class Catalog:
     version: int = 0
     content_hash: str = ""
     published_at: datetime | None = None
+    schema_version: int = 0
 
     def view(self, name: str) -> View:
         return _named("view", name, self.views)
@@ -118,7 +127,8 @@ class Catalog:
     ) -> tuple[Selection, ...]:
         """Resolve feature names (``rsi_14`` or ``view:rsi_14``) or a service; with neither, everything.
 
-        ``online`` limits the choice to views that are served online.
+        A feature that a composite repeats is that of its own view, unless the composite is named. ``online`` limits
+        the choice to views that are served online.
 
         Raises:
             NotFound: an unknown feature, view or service.
@@ -136,6 +146,7 @@ class Catalog:
                 for view in self.views
                 if view.online_table or not online
                 for field in view.fields
+                if view in self._owners(field.name)
             )
         by_view: dict[str, list[str]] = {}
         for view, feature in wanted:
@@ -155,16 +166,21 @@ class Catalog:
             if view.field(feature) is None:
                 raise NotFound.of("feature", feature, [field.name for field in view.fields], f"view: {view_name}")
             return view_name, feature
-        owners = [view for view in self.views if view.field(name)]
+        owners = self._owners(name)
         if online and len(owners) > 1:
             owners = [view for view in owners if view.online] or owners
         if not owners:
             known = {field.name for view in self.views for field in view.fields}
-            raise NotFound.of("feature", name, known, "`featurectl views` shows them all")
+            raise NotFound.of("feature", name, known, _hint(name))
         if len(owners) > 1:
             choices = ", ".join(f"{view.name}:{name}" for view in owners)
             raise UsageError(f"feature '{name}' is in several views; write one of {choices}")
         return owners[0].name, name
+
+    def _owners(self, name: str) -> list[View]:
+        """Return the views that have a feature: composites only where no other has it."""
+        having = [view for view in self.views if view.field(name)]
+        return [view for view in having if not view.is_composite] or having
 
     @staticmethod
     def _refuse_clashes(selections: Iterable[Selection]) -> None:
@@ -178,6 +194,13 @@ class Catalog:
 
 
 _Item = TypeVar("_Item", View, Service, Entity)
+
+
+def _hint(name: str) -> str:
+    from featurectl.core.targets import option_for  # what is found needs no targets
+
+    option = option_for(name)
+    return f"a target comes with `featurectl get-offline … {option}`" if option else "`featurectl views` shows them all"
 
 
 def _named(kind: str, name: str, items: Sequence[_Item]) -> _Item:
@@ -211,6 +234,7 @@ def _from_document(document: dict[str, Any]) -> Catalog:
         version=document["version"],
         content_hash=document["content_hash"],
         published_at=datetime.fromisoformat(document["published_at"]),
+        schema_version=document["schema_version"] or 0,
         entities=tuple(Entity(**entity) for entity in document["entities"]),
         views=tuple(
             View(

@@ -44,7 +44,7 @@ class Config:
 
     ``database_url`` is ``None`` when the embedded server is used. ``registry_schema`` is where Feast's SQL registry
     stands in the same database, ``registry_file`` the file it is; both are ``None`` where it is elsewhere. Times are
-    seconds.
+    seconds. ``storage`` is what the file says of tables' life cycles, which core/storage.py reads.
     """
 
     root: Path
@@ -57,6 +57,7 @@ class Config:
     connect_timeout: float = 5
     statement_timeout: float = 30
     warmup_bars: int = 1000
+    storage: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def online_store_is_ours(self) -> bool:
@@ -111,6 +112,7 @@ def load_config(overrides: Overrides | None = None) -> Config:
         connect_timeout=_seconds("FEATURECTL_CONNECT_TIMEOUT", own.get("connect_timeout"), 5, path),
         statement_timeout=_timeout(overrides.timeout, own.get("statement_timeout"), path),
         warmup_bars=_count("warmup_bars", own.get("warmup_bars", 1000), path, least=MIN_WARMUP),
+        storage=_storage(own, path),
     )
 
 
@@ -172,6 +174,13 @@ def _section(document: Mapping[str, Any], name: str, path: Path) -> Mapping[str,
     if not isinstance(section, dict):
         raise ConfigError(f"{path}: {name} must be a mapping")
     return section
+
+
+def _storage(own: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    storage = own.get("storage")
+    if storage is not None and not isinstance(storage, Mapping):
+        raise ConfigError(f"{path}: featurectl.storage must be a mapping of tables to their settings")
+    return storage or {}
 
 
 def _project(document: Mapping[str, Any], path: Path) -> str:

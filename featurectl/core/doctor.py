@@ -13,16 +13,18 @@ import psycopg
 from psycopg import sql
 
 from featurectl.core import catalog as catalogs
-from featurectl.core import clock, compute, schema, timescale
+from featurectl.core import clock, compute, inventory, schema, storage, timescale
 from featurectl.core.catalog import Catalog
 from featurectl.core.config import FILE_NAME, Config, Overrides, load_config
 from featurectl.core.db import Connection, Database
 from featurectl.core.entity import TIMEFRAMES
 from featurectl.core.queries import query
 from featurectl.core.times import duration, iso
-from featurectl.errors import DefinitionError, FeaturectlError
+from featurectl.errors import ConfigError, DefinitionError, FeaturectlError
 
 _SKEW = timedelta(seconds=5)
+# Retention that runs every day may be so late.
+_LATE = timedelta(days=1)
 _INLINE_PASSWORD = re.compile(r"://[^\s:/@]*:(?!\$)[^\s@$]+@|^\s*password:\s*['\"]?[^\s$'\"]", re.MULTILINE)
 
 
@@ -56,7 +58,7 @@ def examine(overrides: Overrides | None, *, now: datetime) -> list[Finding]:
     try:
         with database.connect(read_only=True) as connection:
             findings += _database(connection, database, now)
-            findings += _definitions(connection, config)
+            findings += _definitions(connection, config, now)
     except FeaturectlError as error:
         findings.append(_broken("database", error))
     return findings
@@ -134,6 +136,9 @@ def _zone(database: Database) -> Finding:
 
 
 def _extension(extension: timescale.Extension) -> Finding:
+    if extension.notice:
+        message, _, fix = extension.notice.rpartition("; ")
+        return Finding(Level.WARNING, "timescaledb", message, fix)
     if extension.installed:
         license = f", licence {extension.license}" if extension.license else ""
         return Finding(Level.OK, "timescaledb", f"TimescaleDB {extension.installed}{license}")
@@ -147,7 +152,7 @@ def _extension(extension: timescale.Extension) -> Finding:
     return Finding(Level.OK, "timescaledb", "not on this server: plain PostgreSQL tables")
 
 
-def _definitions(connection: Connection, config: Config) -> Iterator[Finding]:
+def _definitions(connection: Connection, config: Config, now: datetime) -> Iterator[Finding]:
     pending = schema.pending_migrations(connection)
     if pending:
         yield Finding(
@@ -165,6 +170,7 @@ def _definitions(connection: Connection, config: Config) -> Iterator[Finding]:
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
         lambda: _registry(connection, config, catalog),
         lambda: _tables(connection, catalog),
+        lambda: _storage(connection, config, catalog, now),
         lambda: _functions(config, catalog),
         lambda: _ttls(connection, catalog),
     )
@@ -213,9 +219,56 @@ def _tables(connection: Connection, catalog: Catalog) -> Iterator[Finding]:
                 yield Finding(Level.ERROR, "tables", f"{name} of {view.name} is missing", "run `featurectl apply`")
 
 
+def _storage(connection: Connection, config: Config, catalog: Catalog, now: datetime) -> Iterator[Finding]:
+    try:
+        tables = storage.time_tables(config, catalog)
+    except ConfigError as error:
+        yield _broken("storage", error)
+        return
+    present = [table for table in tables if schema.columns_of(connection, table.name)]
+    extension = timescale.inspect(connection)
+    hypertables = timescale.read_hypertables(connection, extension, [table.name for table in present])
+    differences = [one.summary for one in timescale.storage_changes(present, hypertables, extension)]
+    if differences:
+        yield Finding(
+            Level.WARNING,
+            "storage",
+            f"the tables differ from feature_store.yaml: {'; '.join(differences)}",
+            "run `featurectl apply`",
+        )
+    else:
+        modes = f"{len(hypertables)} hypertables, {len(present) - len(hypertables)} ordinary tables"
+        yield Finding(Level.OK, "storage", modes)
+    for table in present:
+        yield from _retention(connection, table, hypertables.get(table.name), now)
+
+
+def _retention(
+    connection: Connection, table: storage.TimeTable, hypertable: timescale.Hypertable | None, now: datetime
+) -> Iterator[Finding]:
+    """Look for rows that should be gone. Whole chunks are dropped, so a hypertable's are those that all lie before."""
+    if table.drop_after is None:
+        return
+    if hypertable is None:
+        oldest, _ = inventory.extent(connection, table)
+    else:
+        oldest = next((chunk.end for chunk in timescale.read_chunks(connection, table.name)), None)
+    if oldest is None or now - oldest <= table.drop_after + _LATE:
+        return
+    by_policy = hypertable is not None and hypertable.drop_after is not None
+    yield Finding(
+        Level.WARNING,
+        "retention",
+        f"{table.name} has rows of {iso(oldest)}, which drop_after, {duration(table.drop_after)}, should have removed",
+        "look at its policy: SELECT * FROM timescaledb_information.job_errors"
+        if by_policy
+        else "run `featurectl maintain`, every day",
+    )
+
+
 def _functions(config: Config, catalog: Catalog) -> Iterator[Finding]:
     for view in catalog.views:
-        if not view.computed_from:
+        if not view.functions_file:
             continue
         try:
             functions = compute.view_functions(view, config.root)

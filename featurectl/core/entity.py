@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -28,13 +29,13 @@ TIMEFRAMES: dict[str, timedelta] = {
 
 @dataclass(frozen=True, slots=True)
 class EntityId:
-    """A symbol in a timeframe; ``str()`` gives the id back."""
+    """A symbol in a timeframe, or a symbol alone, whose timeframe is empty; ``str()`` gives the id back."""
 
     symbol: str
     timeframe: str
 
     def __str__(self) -> str:
-        return f"{self.symbol}_{self.timeframe}"
+        return f"{self.symbol}_{self.timeframe}" if self.timeframe else self.symbol
 
 
 def parse_entity_id(text: str) -> EntityId:
@@ -53,3 +54,13 @@ def parse_entity_id(text: str) -> EntityId:
             f"'{text}': timeframe '{timeframe}' does not exist{hint}; timeframes: {' '.join(TIMEFRAMES)}"
         )
     return EntityId(symbol, timeframe)
+
+
+def parse_id_or_symbol(text: str) -> EntityId:
+    """Read an entity id, or a symbol alone: one word that does not end like an id, timeframe or not.
+
+    Raises:
+        InvalidEntityId: it is neither.
+    """
+    alone = text.isprintable() and re.fullmatch(r"\S+(?<!_)", text) and not re.search(r"_[0-9]+[a-zA-Z]*\Z", text)
+    return EntityId(text, "") if alone else parse_entity_id(text)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from featurectl.core.db import Connection
 from featurectl.core.entity import TIMEFRAMES
-from featurectl.core.merging import SeriesTable, write_series
+from featurectl.core.merging import SeriesTable, Written, write_series
 from featurectl.core.queries import query
 from featurectl.core.times import from_microseconds, iso
 from featurectl.errors import InputFileError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from featurectl.core.candles import CandleFile, CandleSeries
 
 CANDLES = SeriesTable(
@@ -53,18 +51,23 @@ def merge_candles(connection: Connection, file: CandleFile, *, now: datetime) ->
     with connection.transaction():
         for series in file.series:
             _refuse_other_days(connection, file.name, series)
-        merged = [_merge(connection, series, now) for series in file.series]
-        for series, one in zip(file.series, merged, strict=True):
-            if one.new or one.changed:
-                log_change(connection, CANDLES.name, series.symbol, series.open_time)
-        return merged
+        return [_merge(connection, series, now) for series in file.series]
 
 
-def log_change(connection: Connection, source: str, symbol: str, times: NDArray[np.int64]) -> None:
-    """Note that rows of a symbol were written to a table, at these times in their order; `compute` looks for it."""
-    first, last = from_microseconds(times[0]), from_microseconds(times[-1])
-    parameters = {"source": source, "symbol": symbol, "first": first, "last": last}
-    connection.execute(query("changes", "log_change"), parameters)
+def write_logged(
+    connection: Connection, table: SeriesTable, key: Mapping[str, str], columns: Mapping[str, Any], *, now: datetime
+) -> Written:
+    """Write rows of one series of a symbol, and note from when to when it changed; `compute` looks for that."""
+    written = write_series(connection, table, key, columns, now=now)
+    if written.first is not None and written.last is not None:
+        parameters = {
+            "source": table.name,
+            "symbol": key["symbol"],
+            "first": from_microseconds(written.first),
+            "last": from_microseconds(written.last),
+        }
+        connection.execute(query("changes", "log_change"), parameters)
+    return written
 
 
 def _refuse_other_days(connection: Connection, file: str, series: CandleSeries) -> None:
@@ -87,5 +90,5 @@ def _refuse_other_days(connection: Connection, file: str, series: CandleSeries) 
 
 def _merge(connection: Connection, series: CandleSeries, now: datetime) -> Merged:
     key = {"symbol": series.symbol, "timeframe": series.timeframe}
-    written = write_series(connection, CANDLES, key, {name: getattr(series, name) for name in COLUMNS}, now=now)
+    written = write_logged(connection, CANDLES, key, {name: getattr(series, name) for name in COLUMNS}, now=now)
     return Merged(series.symbol, series.timeframe, len(series), written.new, written.changed)

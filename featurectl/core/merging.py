@@ -7,7 +7,7 @@ row that is there already as it is costs no write, and no decompression.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -50,10 +50,20 @@ class SeriesTable:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """How many rows were new, and how many others than before."""
+    """How many rows were new, and how many others than before; from when to when they were, in microseconds."""
 
     new: int
     changed: int
+    first: int | None = field(default=None, compare=False)
+    last: int | None = field(default=None, compare=False)
+
+    def __add__(self, other: Written) -> Written:
+        return Written(
+            self.new + other.new,
+            self.changed + other.changed,
+            min((one.first for one in (self, other) if one.first is not None), default=None),
+            max((one.last for one in (self, other) if one.last is not None), default=None),
+        )
 
 
 def write_series(
@@ -84,14 +94,11 @@ def write_series(
     writing = _Writing(connection, table, series, int(times[0]), int(times[-1]), now)
     first, last = writing.extent()
     meets = np.zeros(len(times), dtype=bool) if first is None else (times >= first) & (times <= last)
-    merged = writing.merge(_take(columns, meets), insert=insert) if meets.any() else Written(0, 0)
-    apart = int(np.count_nonzero(~meets)) if insert else 0
-    if apart and table.types:
-        staged = writing.merge(_take(columns, ~meets), insert=True)
-        return Written(merged.new + staged.new, merged.changed)
-    if apart:
-        writing.copy(_take(columns, ~meets), apart)
-    return Written(merged.new + apart, merged.changed)
+    written = writing.merge(_take(columns, meets), insert=insert) if meets.any() else Written(0, 0)
+    if meets.all() or not insert:
+        return written
+    apart = _take(columns, ~meets)
+    return written + (writing.merge(apart, insert=True) if table.types else writing.copy(apart))
 
 
 def _take(columns: Mapping[str, Array], rows: NDArray[np.bool_]) -> dict[str, Array]:
@@ -128,10 +135,12 @@ class _Writing:
         assert row is not None
         return (microseconds(row[0]), microseconds(row[1])) if row[0] else (None, 0)
 
-    def copy(self, columns: Mapping[str, Array], rows: int) -> None:
+    def copy(self, columns: Mapping[str, Array]) -> Written:
         """Append rows of which none is there."""
+        times = columns[self.table.time]
         content = {**self.series, **columns, self.table.created: microseconds(self.now)}
-        pgcopy.write(self.connection, table_identifier(self.table.name), content, rows)
+        pgcopy.write(self.connection, table_identifier(self.table.name), content, len(times))
+        return Written(len(times), 0, int(times[0]), int(times[-1]))
 
     def merge(self, columns: Mapping[str, Array], *, insert: bool) -> Written:
         """Write rows of which some may be there."""
@@ -142,9 +151,11 @@ class _Writing:
         if rows > _MANY:
             self.connection.execute(query("merging", "analyze_staging"))
         self.connection.execute(self._differing(columns, insert))
-        row = self.connection.execute(query("merging", "count_differing")).fetchone()
+        counting = query("merging", "count_differing").format(time=sql.Identifier(self.table.time))
+        row = self.connection.execute(counting).fetchone()
         assert row is not None
-        written = Written(*row)
+        new, changed, *span = row
+        written = Written(new, changed, *(at and microseconds(at) for at in span))
         if written.new + written.changed:
             cursor = self.connection.execute(self._merging(columns))
             if cursor.rowcount != written.new + written.changed:

@@ -56,15 +56,17 @@ class JoinedView:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """A spine as SQL: it has ``AT`` (timestamptz), ``ROW`` where its order counts, and the columns of ``types``.
+    """A spine as SQL: it has ``ROW`` where its order counts, and the columns of ``types``.
 
-    ``output`` pairs its columns that belong to the result with the types they are cast to, if any.
+    ``at`` is its instant, a timestamptz unless ``types`` say otherwise. ``output`` pairs its columns that belong to
+    the result with the types they are cast to, if any.
     """
 
     source: sql.Composable
     types: Mapping[str, str] = field(default_factory=dict)
     output: tuple[tuple[str, str | None], ...] = ()
     order: tuple[str, ...] = (ROW,)
+    at: str = AT
 
 
 def joined_view(chosen: Selection) -> JoinedView:
@@ -109,15 +111,11 @@ def point_in_time(spine: Relation, views: Sequence[JoinedView]) -> sql.Composed:
     event counts, among equal events the latest write.
     """
     columns = [readable(sources.column(name, "spine"), name, kind) for name, kind in spine.output]
-    columns += [
-        sql.SQL("{}.{}").format(_alias(index), sql.Identifier(name))
-        for index, view in enumerate(views)
-        for _, name in view.features
-    ]
+    columns += [sources.column(name, alias_of(index)) for index, view in enumerate(views) for _, name in view.features]
     return query("offline", "point_in_time").format(
         columns=sources.commas(columns),
         spine=spine.source,
-        joins=sql.SQL("\n").join(_join(index, view, spine) for index, view in enumerate(views)),
+        joins=joins(views, spine),
         order=sources.commas(sources.column(name, "spine") for name in spine.order),
     )
 
@@ -140,13 +138,19 @@ def feature_columns(view: JoinedView) -> list[sql.Composable]:
     ]
 
 
-def _alias(index: int) -> sql.Identifier:
-    return sql.Identifier(f"view_{index}")
+def alias_of(index: int) -> str:
+    """Return the name under which :func:`joins` puts a view beside the spine."""
+    return f"view_{index}"
+
+
+def joins(views: Sequence[JoinedView], spine: Relation) -> sql.Composed:
+    """Return the joins that put beside each row of a relation called ``spine`` the row of each view that serves it."""
+    return sql.SQL("\n").join(_join(index, view, spine) for index, view in enumerate(views))
 
 
 def _join(index: int, view: JoinedView, spine: Relation) -> sql.Composed:
     event = sources.column(view.timestamp_column)
-    at = sources.column(AT, "spine")
+    at = sources.epoch(sources.column(spine.at, "spine"), spine.types.get(spine.at, "timestamptz"))
     limit = sources.as_instant(at, view.type_of(view.timestamp_column))
     conditions = [matched(view, spine, "spine"), sql.SQL("{} <= {}").format(event, limit)]
     if view.ttl is not None:
@@ -164,7 +168,7 @@ def _join(index: int, view: JoinedView, spine: Relation) -> sql.Composed:
         source=view.source,
         match=sources.conjunction(conditions),
         order=sources.newest_first(view.timestamp_column, view.created_column),
-        alias=_alias(index),
+        alias=sql.Identifier(alias_of(index)),
     )
 
 
@@ -214,17 +218,36 @@ def window_statement(selections: Sequence[Selection], entities: Sequence[EntityI
         UsageError: a view is keyed by something that entity ids do not give.
     """
     for chosen in selections:
-        key_of(chosen.view, entities[0])
+        for entity in entities:
+            key_of(chosen.view, entity)
+    wanted = {
+        "entity_ids": sql.Literal([str(entity) for entity in entities]),
+        "symbols": sql.Literal([entity.symbol for entity in entities]),
+        "timeframes": sql.Literal([entity.timeframe or None for entity in entities]),
+    }
+    if len(selections) == 1:
+        return _window_of_view(selections[0], window, wanted)
     spine = query("offline", "spine_of_window").format(
-        entity_ids=sql.Literal([str(entity) for entity in entities]),
-        symbols=sql.Literal([entity.symbol for entity in entities]),
-        timeframes=sql.Literal([entity.timeframe for entity in entities]),
+        **wanted,
         at=sql.Identifier(AT),
         events=sql.SQL(" UNION ALL ").join(_events(chosen.view, window) for chosen in selections),
     )
     columns = ("entity_id", "symbol", "timeframe", "event_timestamp")
     relation = Relation(spine, output=tuple((name, None) for name in columns), order=("position", AT))
     return point_in_time(relation, [joined_view(chosen) for chosen in selections])
+
+
+def _window_of_view(chosen: Selection, window: Window, wanted: Mapping[str, sql.Composable]) -> sql.Composed:
+    """Return the statement for one view alone: at each of its event times its own row serves, and needs no join."""
+    return query("offline", "window_of_view").format(
+        **wanted,
+        event=sources.column(chosen.view.timestamp_column),
+        features=sources.commas(feature_columns(joined_view(chosen))),
+        source=sources.source(chosen.view),
+        match=sources.same_keys(chosen.view, "wanted"),
+        window=sources.within(chosen.view.timestamp_column, window.start, window.end),
+        written=sources.created(chosen.view),
+    )
 
 
 def _events(view: View, window: Window) -> sql.Composed:

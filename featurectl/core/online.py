@@ -16,7 +16,7 @@ from featurectl.core.catalog import Selection, View
 from featurectl.core.db import Connection
 from featurectl.core.entity import EntityId
 from featurectl.core.schema import table_identifier
-from featurectl.errors import UsageError
+from featurectl.errors import InvalidEntityId, UsageError
 
 
 class Status(StrEnum):
@@ -101,8 +101,18 @@ def read_online(
 
 
 def key_of(view: View, entity: EntityId) -> _Key:
-    """Return the entity's join-key values in the order of the view's join keys."""
+    """Return the entity's join-key values in the order of the view's join keys.
+
+    Raises:
+        InvalidEntityId: the view is keyed by a timeframe and the id has none.
+        UsageError: it is keyed by something that no id gives.
+    """
     values = {"symbol": entity.symbol, "timeframe": entity.timeframe}
+    if not entity.timeframe and "timeframe" in view.join_keys:
+        raise InvalidEntityId(
+            f"'{entity}' is not an entity id; write <SYMBOL>_<timeframe>, for example {entity}_1h: view '{view.name}' "
+            f"is keyed by {' and '.join(view.join_keys)}"
+        )
     try:
         return tuple(values[key] for key in view.join_keys)
     except KeyError as error:

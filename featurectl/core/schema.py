@@ -327,12 +327,26 @@ def pending_migrations(connection: Connection) -> list[Migration]:
     if not row or not row[0]:
         return list(known)
     applied = {version for (version,) in connection.execute(query("schema", "applied_migrations"))}
-    newest = max(migration.version for migration in known)
-    if applied and max(applied) > newest:
-        raise SchemaMissing(
-            f"the database's schema is version {max(applied)} and this featurectl knows {newest}; upgrade featurectl"
-        )
+    if reason := too_new(max(applied, default=0)):
+        raise SchemaMissing(reason)
     return [migration for migration in known if migration.version not in applied]
+
+
+def too_new(version: int) -> str | None:
+    """Say that a database whose newest migration this is was made by a later featurectl; ``None`` where it was not."""
+    known = max(migration.version for migration in migrations())
+    if version <= known:
+        return None
+    return f"the database's schema is version {version} and this featurectl knows {known}; upgrade featurectl"
+
+
+def require_known(connection: Connection) -> None:
+    """Refuse to write to a database whose schema is a later featurectl's.
+
+    Raises:
+        SchemaMissing: it is.
+    """
+    pending_migrations(connection)
 
 
 def migrate(connection: Connection) -> list[Migration]:

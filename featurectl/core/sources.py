@@ -146,6 +146,14 @@ def entity_walk(connection: Connection, view: View) -> sql.Composable | None:
 
 
 def _walk(view: View, keys: Sequence[str]) -> sql.Composable:
+    return key_walk(source(view), keys)
+
+
+def key_walk(place: sql.Composable, keys: Sequence[str], *conditions: sql.Composable) -> sql.Composable:
+    """Return a recursive common table ``entities``: each distinct key of ``place`` without nulls, one after another.
+
+    It is cheap where an index begins with the keys in this order. Further conditions choose among the rows ``s``.
+    """
     template = sql.SQL(
         "entities AS ("
         "(SELECT {keys} FROM {source} AS s WHERE {known} ORDER BY {keys} LIMIT 1) "
@@ -154,10 +162,11 @@ def _walk(view: View, keys: Sequence[str]) -> sql.Composable:
         "(SELECT {keys} FROM {source} AS s WHERE ({keys}) > ({entity_keys}) AND {known} ORDER BY {keys} LIMIT 1)"
         " AS following)"
     )
+    known = conjunction([*(sql.SQL("{} IS NOT NULL").format(column(key)) for key in keys), *conditions])
     return template.format(
         keys=commas(map(column, keys)),
-        source=source(view),
-        known=known_keys(view),
+        source=place,
+        known=known,
         entity_keys=commas(column(key, "entities") for key in keys),
     )
 

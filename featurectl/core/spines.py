@@ -61,17 +61,17 @@ class TableSpine:
     def __init__(self, output: pa.Table, at: pa.ChunkedArray, keys: pa.Table) -> None:
         self.table = output.replace_schema_metadata(None)
         self.at = at
-        self._keys = keys
+        self.keys = keys
 
     def types(self, connection: ArrowConnection) -> dict[str, str]:
-        return {field.name: arrow_types.column_type(field.type, owner=field.name) for field in self._keys.schema}
+        return {field.name: arrow_types.column_type(field.type, owner=field.name) for field in self.keys.schema}
 
     def relation(self, connection: ArrowConnection) -> Relation:
         """Upload keys and instants; the result's other columns are here already."""
         import pyarrow as pa
 
         numbers = pa.array(range(len(self.at)), pa.int64())
-        upload = self._keys.append_column(AT, self.at).append_column(ROW, numbers)
+        upload = self.keys.append_column(AT, self.at).append_column(ROW, numbers)
         connection.ingest(SPINE, upload, keep=False)
         return Relation(sql.Identifier(SPINE), self.types(connection))
 
@@ -80,9 +80,9 @@ class TableSpine:
         import pyarrow as pa
 
         table = self.table
-        for name in self._keys.column_names:
+        for name in self.keys.column_names:
             if name not in table.column_names:
-                table = table.append_column(name, self._keys.column(name))
+                table = table.append_column(name, self.keys.column(name))
         numbers = pa.array(range(table.num_rows), pa.int64())
         table = table.append_column(AT, self.at).append_column(ROW, numbers)
         output = tuple((name, None) for name in self.table.column_names)
@@ -99,7 +99,7 @@ class TableSpine:
 
     def chunks(self, connection: ArrowConnection, keys: Sequence[str], rows: int) -> Iterator[Chunk]:
         for start in range(0, len(self.at), rows):
-            part = arrow_types.writable(self._keys.select(list(keys)).slice(start, rows))
+            part = arrow_types.writable(self.keys.select(list(keys)).slice(start, rows))
             yield Chunk(self.table.slice(start, rows), self.at.slice(start, rows), part)
 
 

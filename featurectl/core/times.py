@@ -10,7 +10,7 @@ from featurectl.errors import InvalidTime
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_DURATION = re.compile(r"(?P<amount>\d{1,6})(?P<unit>[mhdwy])")
+_DURATION = re.compile(r"(?P<amount>[0-9]{1,6})(?P<unit>[mhdwy])")
 _RELATIVE = re.compile(r"(?:now)?(?P<sign>[-+])(?P<amount>\d+(?:\.\d+)?)(?P<unit>[smhdw])", re.IGNORECASE)
 
 

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from featurectl import __version__
 from featurectl.core import catalog as catalogs
-from featurectl.core import schema, sources
+from featurectl.core import composite, schema, sources, storage, timescale
 from featurectl.core.db import Connection, Database
 from featurectl.core.locks import lock
 from featurectl.core.schema import Change
@@ -23,13 +23,19 @@ from featurectl.plugin.registry import RegistryChange, apply_to_registry, learn_
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What `apply` would do. ``catalog_version`` is the published one, ``None`` where there is none yet."""
+    """What `apply` would do. ``catalog_version`` is the published one, ``None`` where there is none yet.
+
+    ``notice`` says what this database's TimescaleDB can't do, where it can't do it all. ``composites`` are published
+    views without rows of their own.
+    """
 
     files: tuple[str, ...]
     registry: tuple[RegistryChange, ...]
     schema: tuple[Change, ...]
     catalog_version: int | None
     catalog_changes: bool
+    notice: str | None = None
+    composites: frozenset[str] = frozenset()
 
     @property
     def changes(self) -> int:
@@ -40,7 +46,9 @@ class Plan:
         """What would be lost: tables dropped, views taken out of the registry."""
         tables = [change.summary for change in self.schema if change.drops]
         return tables + [
-            f"delete {one.kind} {one.name}" for one in self.registry if one.action == "delete" and "view" in one.kind
+            f"delete {one.kind} {one.name}"
+            for one in self.registry
+            if one.action == "delete" and "view" in one.kind and one.name not in self.composites
         ]
 
 
@@ -95,16 +103,27 @@ def _plan(connection: Connection, database: Database, definitions: Definitions) 
     changes = schema.schema_changes(connection, config.registry_schema) if config.registry_schema else []
     changes += [Change(f"migrate featurectl's schema: {one.name}", one.statements) for one in migrations]
     wanted = schema.wanted_tables(definitions.catalog, definitions.key_types, online=config.online_store_is_ours)
+    made_anew = set()
     for table in wanted:
-        changes += schema.table_changes(connection, table)
+        steps = schema.table_changes(connection, table)
+        made_anew |= {table.name for step in steps if step.drops}
+        changes += steps
     changes += _drops(connection, published, {table.name for table in wanted})
+    extension = timescale.inspect(connection)
+    tables = storage.time_tables(config, definitions.catalog)
+    hypertables = timescale.read_hypertables(connection, extension, {table.name for table in tables} - made_anew)
+    changes += timescale.storage_changes(tables, hypertables, extension)
     _check_sources(connection, definitions)
+    sql_views = composite.view_changes(connection, definitions.catalog, rebuilt=made_anew)
+    changes = [*sql_views.before, *changes, *sql_views.after]
     return Plan(
         files=_shown_files(definitions),
         registry=tuple(registry_changes(connection, database, definitions)),
         schema=tuple(changes),
         catalog_version=published.version if published else None,
         catalog_changes=published is None or published.content_hash != definitions.catalog.content_hash,
+        notice=extension.notice,
+        composites=frozenset(view.name for view in published.views if view.is_composite) if published else frozenset(),
     )
 
 
@@ -121,7 +140,7 @@ def _drops(connection: Connection, published: catalogs.Catalog | None, wanted: s
     """Return the online tables that were published and are wanted no more; history tables stay and are reported."""
     views = published.views if published else ()
     online = sorted({view.online_table for view in views if view.online_table} - wanted)
-    history = sorted({view.source_table for view in views if view.computed_from and view.source_table} - wanted)
+    history = sorted({view.source_table for view in views if view.functions_file and view.source_table} - wanted)
     there = [name for name in (*online, *history) if schema.columns_of(connection, name)]
     return [
         schema.drop_table(name) if name in online else Change(f"keep table {name}, which no definition names any more")

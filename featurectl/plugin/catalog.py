@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +16,7 @@ from feast.repo_contents import RepoContents
 from feast.stream_feature_view import StreamFeatureView
 from feast.types import from_value_type
 
-from featurectl.core import catalog, schema
+from featurectl.core import catalog, composite, schema, tags
 from featurectl.core.config import Config
 from featurectl.core.functions import FunctionSet, load_functions
 from featurectl.core.value_types import column_type, key_type
@@ -59,6 +59,7 @@ def catalog_of(
             if refuse is None:
                 raise
             refuse(error)
+    views = list(_with_composites(views, contents, file_of, refuse))
     names = {view.name for view in views}
     services = [_service(service, names) for service in contents.feature_services]
     built = catalog.Catalog(
@@ -70,9 +71,37 @@ def catalog_of(
     return catalog.hashed(built)
 
 
+def _with_composites(
+    views: Sequence[catalog.View],
+    contents: RepoContents,
+    file_of: FileOf,
+    refuse: Callable[[DefinitionError], None] | None,
+) -> Iterator[catalog.View]:
+    """Yield the views, those that join others checked against them and with their features' descriptions."""
+    defined = {view.name: view for view in views_of(contents)}
+    for view in views:
+        if not view.is_composite:
+            yield view
+            continue
+        try:
+            parts = composite.parts_of(view, views, file_of(defined[view.name]))
+        except DefinitionError as error:
+            if refuse is None:
+                raise
+            refuse(error)
+            continue
+        told = {one.name: one.description for part in parts for one in part.view.fields if one.name in part.features}
+        fields = (replace(one, description=one.description or told[one.name]) for one in view.fields)
+        yield replace(view, fields=tuple(fields))
+
+
 def views_of(contents: RepoContents) -> list[FeatureView]:
-    """Return the views that have rows of their own: all but those computed on demand."""
-    return [*contents.feature_views, *contents.stream_feature_views]
+    """Return the views that have rows of their own: all but those computed on demand.
+
+    Those that join others come last, so that what is wrong with a view is said of that view and not of its copy.
+    """
+    views = [*contents.feature_views, *contents.stream_feature_views]
+    return sorted(views, key=lambda view: (view.tags.get("computed_from") == "views", view.name))
 
 
 def real_entities(contents: RepoContents) -> list[Entity]:
@@ -177,7 +206,12 @@ def _view(config: Config, view: FeatureView, contents: RepoContents, place: str)
         return replace(built, fields=_fields(view, place, {}))
     functions = _functions(view, built, place, config.root)
     descriptions = {feature.name: feature.description for feature in functions.ordered}
-    return replace(built, functions_hash=functions.code_hash, fields=_fields(view, place, descriptions))
+    built = replace(built, functions_hash=functions.code_hash, fields=_fields(view, place, descriptions))
+    try:
+        tags.check(built)
+    except DefinitionError as error:
+        raise DefinitionError(f"{place}: view '{view.name}': {error}") from None
+    return built
 
 
 def _without_keys_among_features(view: StreamFeatureView) -> StreamFeatureView:

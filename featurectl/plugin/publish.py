@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
+import psycopg
 from feast import FeatureStore, RepoConfig
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_contents import RepoContents
 
 from featurectl.core import catalog as catalogs
-from featurectl.core import schema
+from featurectl.core import composite, schema
 from featurectl.core.clock import system_clock
 from featurectl.core.config import Config
 from featurectl.core.db import Connection, Database, open_connection, translated_errors
@@ -129,4 +130,9 @@ def _publish(connection: Connection, config: Config, contents: RepoContents) -> 
     schema.migrate(connection)
     for table in schema.wanted_tables(catalog, key_types(contents, lambda _: "the registry"), online=False):
         schema.execute(connection, [one for one in schema.table_changes(connection, table) if not one.drops])
+    try:
+        sql_views = composite.view_changes(connection, catalog)
+        schema.execute(connection, [*sql_views.before, *sql_views.after])
+    except (DefinitionError, psycopg.Error) as error:
+        _log.warning("views that join others are left as they are: %s", error)
     catalogs.publish(connection, catalog, now=system_clock(), published_by="feast")

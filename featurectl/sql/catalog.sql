@@ -5,6 +5,7 @@ SELECT json_build_object(
     'version', c.version,
     'content_hash', c.content_hash,
     'published_at', c.published_at,
+    'schema_version', (SELECT max(m.version) FROM featurectl.migrations m),
     'entities', (
         SELECT coalesce(json_agg(json_build_object(
             'name', e.entity, 'join_key', e.join_key, 'value_type', e.value_type,

@@ -24,16 +24,18 @@ WITH forgotten AS (
     WHERE NOT EXISTS (SELECT FROM featurectl.catalog_views AS v WHERE v.source_table = s.feature_table)
 ),
 watchers AS (
-    SELECT DISTINCT s.feature_table, s.symbol, v.computed_from
+    SELECT DISTINCT s.feature_table, s.symbol, k.source
     FROM featurectl.computed_series AS s
-    JOIN featurectl.catalog_views AS v ON v.source_table = s.feature_table AND v.computed_from IN ('ticks', 'signals')
+    JOIN featurectl.catalog_views AS v ON v.source_table = s.feature_table
+    JOIN (VALUES ('candles', 'market.candles'), ('ticks', 'market.order_book'), ('ticks', 'market.trades'),
+                 ('signals', 'market.signals')) AS k (computed_from, source) ON k.computed_from = v.computed_from
 ),
 concerned AS (
     SELECT c.id, w.feature_table, w.symbol FROM featurectl.changes AS c
-    JOIN watchers AS w ON w.symbol = c.symbol AND (w.computed_from = 'signals') = (c.source = 'signals')
+    JOIN watchers AS w ON w.source = c.source AND w.symbol = c.symbol
     UNION ALL
     SELECT c.id, w.feature_table, w.symbol FROM featurectl.changes AS c
-    JOIN watchers AS w ON c.symbol = '*' AND c.source = 'signals' AND w.computed_from = 'signals'
+    JOIN watchers AS w ON w.source = c.source AND c.symbol = '*'
 ),
 waited_for AS (
     SELECT n.id FROM concerned AS n

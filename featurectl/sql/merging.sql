@@ -30,8 +30,8 @@ LEFT JOIN {table} AS t ON {series} AND t.{time} BETWEEN {first} AND {last} AND {
 WHERE CASE WHEN t.{time} IS NULL THEN {insert} ELSE ({staged}) IS DISTINCT FROM ({existing}) END;
 
 -- count_differing --
--- How many of the staged rows are new, and how many differ.
-SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM differing_rows;
+-- How many of the staged rows are new, how many differ, and from when to when they are.
+SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new), min({time}), max({time}) FROM differing_rows;
 
 -- merge_differing --
 -- New rows in, differing ones over what is there; a changed row's created time grows.

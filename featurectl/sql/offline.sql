@@ -42,6 +42,16 @@ SELECT {columns} FROM {spine} AS spine WHERE {row} >= {start} AND {row} < {end} 
       WITH ORDINALITY AS wanted(entity_id, symbol, timeframe, position)
  CROSS JOIN LATERAL (SELECT DISTINCT e.event_timestamp FROM ({events}) AS e) AS events);
 
+-- window_of_view --
+-- The rows of a window that one view has for some entities; of equal events the latest write.
+SELECT DISTINCT ON (wanted.position, {event})
+       wanted.entity_id, wanted.symbol, wanted.timeframe, {event} AS event_timestamp, {features}
+FROM unnest({entity_ids}::text[], {symbols}::text[], {timeframes}::text[])
+     WITH ORDINALITY AS wanted(entity_id, symbol, timeframe, position)
+JOIN {source} AS s ON {match}
+WHERE {window}
+ORDER BY wanted.position, {event}, {written} DESC NULLS LAST;
+
 -- events_of_view --
 -- One view's event times for one entity.
 SELECT {event} AS event_timestamp FROM {source} AS s WHERE {match} AND {window};

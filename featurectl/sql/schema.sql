@@ -3,8 +3,10 @@
 SELECT pg_advisory_xact_lock(hashtextextended('featurectl:schema', 0));
 
 -- ledger_exists --
--- Tell whether this database has a migrations ledger.
-SELECT to_regclass('featurectl.migrations') IS NOT NULL;
+-- Tell whether this database has a migrations ledger; to_regclass may answer from before a lock was waited for.
+SELECT EXISTS (
+    SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE n.nspname = 'featurectl' AND c.relname = 'migrations');
 
 -- applied_migrations --
 -- List the versions of the migrations this database has seen.

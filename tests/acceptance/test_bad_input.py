@@ -144,9 +144,9 @@ NAMES = [
     case("unknown feature", "get-online", "BTCUSDT_1h", "-f", "rsi_15", says="feature 'rsi_15' not found; features: a"),
     case("unknown view of a feature", "get-online", "BTCUSDT_1h", "-f", "v:rsi_14", says="view 'v' not found; views:"),
     case("unknown feature of a view", "get-online", "BTCUSDT_1h", "-f", f"{VIEW}:x", says="feature 'x' not found"),
-    case("unknown service", "get-online", "BTCUSDT_1h", "--service", "s", says="service 's' not found; services: tech"),
+    case("unknown service", "get-online", "BTCUSDT_1h", "--service", "s", says="service 's' not found; services: comp"),
     case("unknown service to show", "services", "s", says="service 's' not found"),
-    case("unknown view to show", "views", "v", says="view 'v' not found; views: technical_indicators_view"),
+    case("unknown view to show", "views", "v", says="view 'v' not found; views: comprehensive_features_view, market"),
     case("unknown entity to show", "entities", "e", says="entity 'e' not found; entities: symbol, timeframe"),
     case("unknown view to materialize", "materialize", "--view", "v", says="view 'v' not found"),
     case("unknown symbol to compute", "compute", "--symbol", "NOPE", says="symbol 'NOPE' not found; symbols: BTCUSDT"),
@@ -474,10 +474,8 @@ def test_a_role_that_may_only_read(market: Repo, guest: str) -> None:
             connection.execute(sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA {} TO {}").format(name, role))
     before = state(market)
     assert market.run("get-online", "BTCUSDT_1h", "--database-url", guest).returncode == 0
-    check(
-        market.run("compute", "--full", "--database-url", guest), 2, "permission denied for table technical_indicators"
-    )
-    check(market.run("materialize", "--database-url", guest), 2, f"permission denied for table market__{VIEW}")
+    check(market.run("compute", "--full", "--database-url", guest), 2, "permission denied for table computed_series")
+    check(market.run("materialize", "--database-url", guest), 2, "permission denied for table market__")
     done = market.run(*INGEST, "-", "--symbol", "A", "--database-url", guest, input=candles())
     check(done, 2, "permission denied for table candles")
     assert state(market) == before
@@ -491,7 +489,7 @@ def test_a_role_that_may_only_read(market: Repo, guest: str) -> None:
     [
         pytest.param(["apply"], "apply market", id="apply"),
         pytest.param(["compute"], "compute features.technical_indicators", id="compute"),
-        pytest.param(["materialize"], f"materialize market.{VIEW}", id="materialize"),
+        pytest.param(["materialize", "--view", VIEW], f"materialize market.{VIEW}", id="materialize"),
     ],
 )
 def test_two_at_once(market: Repo, words: list[str], name: str) -> None:
@@ -544,15 +542,21 @@ def nobody_else_may_write(repo: Repo, table: str, mode: str = "EXCLUSIVE") -> It
 
 STOPPED = [
     pytest.param((*INGEST, "more_1h.csv", "--symbol", "MORE"), "market.candles", id="ingest"),
-    pytest.param(("compute", "--full"), "features.technical_indicators", id="compute"),
-    pytest.param(("materialize",), ONLINE, id="materialize"),
+    pytest.param(("compute",), "features.technical_indicators", id="compute"),
+    pytest.param(("materialize", "--view", VIEW), ONLINE, id="materialize"),
 ]
+
+
+def make_work(repo: Repo) -> None:
+    """Have a file to ingest, bars to compute, and online rows that are out of date."""
+    (repo.root / "more_1h.csv").write_bytes(candles(5000))
+    repo.ok(*INGEST, "more_1h.csv", "--symbol", "BTCUSDT")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(("words", "table"), STOPPED)
 def test_stopped_in_the_middle(market: Repo, words: tuple[str, ...], table: str, number: signal.Signals) -> None:
-    (market.root / "more_1h.csv").write_bytes(candles(5000))
+    make_work(market)
     before = state(market)
     with nobody_else_may_write(market, table):
         process = start(market, *words)
@@ -591,7 +595,7 @@ def test_stopped_while_a_training_set_is_read(market: Repo, out: Path) -> None:
 
 @pytest.mark.parametrize(("words", "table"), STOPPED)
 def test_the_server_ends_the_session(market: Repo, words: tuple[str, ...], table: str) -> None:
-    (market.root / "more_1h.csv").write_bytes(candles(5000))
+    make_work(market)
     before = state(market)
     with nobody_else_may_write(market, table):
         process = start(market, *words)
@@ -883,9 +887,7 @@ DEFINITIONS = [
         copy=(ENTITIES,),
         names=("entity 'symbol' is defined twice", ENTITIES, "feature_repo/second.py"),
     ),
-    definition(
-        "service twice", copy=(SERVICES,), names=("service 'technical_indicators_service' is defined twice", SERVICES)
-    ),
+    definition("service twice", copy=(SERVICES,), names=("_service' is defined twice", SERVICES)),
     definition(
         "unsupported type",
         (TECHNICAL, ATR, 'Field(name="atr", dtype=Map)'),
@@ -895,7 +897,7 @@ DEFINITIONS = [
     definition(
         "unsupported key type",
         (ENTITIES, "ValueType.STRING", "ValueType.MAP"),
-        names=(TECHNICAL, "join key 'symbol'", "has type Map"),
+        names=("feature_repo/market_features.py", "join key 'symbol'", "has type Map"),
     ),
     definition(
         "reserved name", renamed_atr("event_timestamp"), names=(TECHNICAL, "field 'event_timestamp'", "rename it")

@@ -2,9 +2,9 @@
 
 Run: python -m tests.bench.ingest [--rows 1000000] [--rounds 3]     (about three minutes)
 
-The files are CSV as exchanges publish them, a million rows: 100 symbols of hourly bars with the symbol in a column, and
-the trades of one symbol. The floor sends CSV whose columns are those of the table, ready in memory, to COPY. Ours reads,
-checks and writes the file, and then reads it again with every row known, and once more with a tenth corrected.
+The files are CSV as exchanges publish them, a million rows: 100 symbols of hourly bars with the symbol in a column,
+and the trades of one symbol. The floor sends CSV whose columns are those of the table, ready in memory, to COPY. Ours
+reads, checks and writes the file, then reads it again with every row known, and once more with a tenth corrected.
 """
 
 from __future__ import annotations
@@ -124,6 +124,14 @@ def _ingest_candles(connection: Connection, file: str) -> list[int]:
 
     read = read_candles(file, name=file, symbol=None, timeframe=None, closed_before=NOW)
     merged = merge_candles(connection, read, now=NOW)
+    return [sum(one.new for one in merged), sum(one.changed for one in merged)]
+
+
+def _ingest_trades(connection: Connection, file: str) -> list[int]:
+    from featurectl.core.ingest_ticks import TRADES, merge_ticks
+    from featurectl.core.ticks import read_trades
+
+    merged = merge_ticks(connection, TRADES, read_trades(file, name=file, symbol=None, now=NOW), now=NOW)
     return [sum(one.new for one in merged), sum(one.changed for one in merged)]
 
 

@@ -447,7 +447,7 @@ def test_a_run_looks_at_the_newest_bars_only(long_market: Market) -> None:
     assert counts(long_market.compute(now=NOW)) == [("BTCUSDT_1h", 110, 0, 0, 0)]
     long_market.connection.execute(
         b"UPDATE market.candles SET close = close * 1.01, created_timestamp = %s WHERE open_time >= %s",
-        (NOW, START + 380 * HOUR),
+        (NOW + HOUR, START + 380 * HOUR),
     )
     assert counts(long_market.compute(now=NOW))[0][2:] == (10, 0, 10)
 

@@ -21,7 +21,8 @@ def test_a_sound_repository_has_nothing_to_mend(repo: Repo) -> None:
     found = findings(repo, 0)
     assert {one["level"] for one in found.values()} <= {"ok", "warning"}
     assert found["catalog"]["message"].startswith("version 1")
-    assert found["registry"]["message"] == "views: technical_indicators_view"
+    views = "comprehensive_features_view, market_features_view, sentiment_features_view, technical_indicators_view"
+    assert found["registry"]["message"] == f"views: {views}"
 
 
 def test_a_bar_longer_than_the_ttl_is_warned_of(repo: Repo) -> None:

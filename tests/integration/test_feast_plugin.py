@@ -115,7 +115,8 @@ def read_by_feast(store: FeatureStore, features: Any = REFERENCES, ids: tuple[st
 def read_by_featurectl(repo: Repo, *words: str, ids: tuple[str, ...] = IDS) -> Online:
     """Read through the console script, in the same shape."""
     answer: Online = {}
-    for row in repo.json("get-online", *ids, *words)["results"]:
+    features = () if words else ("-f", ",".join(FEATURES))
+    for row in repo.json("get-online", *ids, *features, *words)["results"]:
         (view,) = row["views"].values()
         instant = datetime.fromisoformat(view["event_timestamp"]) if view["event_timestamp"] else None
         answer[row["entity_id"]] = {
@@ -221,7 +222,7 @@ def test_a_window_of_old_rows_moves_nothing_back(market: Repo, store: FeatureSto
     before = online_rows(market)
     store.materialize(datetime(2024, 1, 1, tzinfo=UTC), NOW - timedelta(days=1))
     assert online_rows(market) == before
-    done = market.json("materialize", "2024-01-01", "2024-01-02")["views"][0]
+    (done,) = market.json("materialize", "2024-01-01", "2024-01-02", "--view", VIEW)["views"]
     assert (done["written"], done["older"]) == (0, 3)
     assert online_rows(market) == before
 

@@ -87,6 +87,11 @@ class Drawn:
         )
 
     def serving(self, key: dict[str, Any], at: datetime | None) -> tuple[Any, Any]:
+        """Return the value and the list that serve."""
+        row = self.row_serving(key, at)
+        return (row[4], row[5]) if row else (None, None)
+
+    def row_serving(self, key: dict[str, Any], at: datetime | None) -> Row | None:
         """Look at every row: the latest event that may serve, of equal ones the latest write."""
         found = [
             row
@@ -96,10 +101,7 @@ class Drawn:
             and row[2] <= at
             and (self.ttl is None or at - row[2] <= self.ttl)
         ]
-        if not found:
-            return None, None
-        best = max(found, key=lambda row: (row[2], row[3] or datetime.min.replace(tzinfo=UTC)))
-        return best[4], best[5]
+        return max(found, key=lambda row: (row[2], row[3] or datetime.min.replace(tzinfo=UTC)), default=None)
 
 
 def name(random: np.random.Generator) -> str | None:

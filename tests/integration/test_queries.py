@@ -7,7 +7,7 @@ import re
 import pytest
 from psycopg import sql
 
-from featurectl.core import materialize, offline, online, sources
+from featurectl.core import materialize, offline, online, sources, timescale
 from featurectl.core.catalog import Selection, read_catalog
 from featurectl.core.entity import EntityId
 from featurectl.core.queries import SQL_DIRECTORY, load, query
@@ -17,7 +17,7 @@ from tests.fix_repository import Repo
 FILES = sorted(path.stem for path in SQL_DIRECTORY.glob("*.sql"))
 STATIC = [(file, name) for file in FILES for name, text in load(file).items() if "{" not in text]
 # PREPARE takes queries only.
-COMMANDS = ("CREATE", "TRUNCATE")
+COMMANDS = ("ANALYZE", "DROP")
 
 
 def numbered(text: str) -> str:
@@ -49,8 +49,12 @@ def test_every_query_is_used(file: str) -> None:
 
 def test_static_queries_are_understood(repo: Repo) -> None:
     with repo.connect() as connection, connection.transaction():
-        connection.execute(load("candles")["create_staging"].encode())
+        connection.execute(b"CREATE TEMPORARY TABLE staged_rows (at timestamptz)")
+        connection.execute(b"CREATE TEMPORARY TABLE differing_rows (is_new boolean)")
+        extended = timescale.inspect(connection).has_columnstore
         for file, name in STATIC:
+            if file == "hypertables" and not extended:
+                continue  # the relations they read are TimescaleDB's
             text = load(file)[name]
             if text.splitlines()[1].startswith(COMMANDS):
                 continue
@@ -60,7 +64,7 @@ def test_static_queries_are_understood(repo: Repo) -> None:
 def test_built_queries_are_understood(repo: Repo) -> None:
     with repo.connect() as connection:
         catalog = read_catalog(connection, "market")
-        (view,) = catalog.views
+        view, scores = catalog.view("technical_indicators_view"), catalog.view("sentiment_features_view")
         chosen = Selection(view, tuple(field.name for field in view.fields))
         window = Window(None, None)
         target = materialize.find_target(connection, view, view.join_keys)
@@ -71,6 +75,9 @@ def test_built_queries_are_understood(repo: Repo) -> None:
             online.history_statement(chosen),
             query("candles", "describe_series").format(series=query("candles", "list_series")),
             offline.window_statement([chosen], [EntityId("BTCUSDT", "1h")], window),
+            offline.window_statement(
+                [chosen, Selection(scores, ("news_sentiment",))], [EntityId("BTCUSDT", "1h")], window
+            ),
         ]
         for index, statement in enumerate(statements):
             text = numbered(statement.as_string(connection)).replace("%%", "%")

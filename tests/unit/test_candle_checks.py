@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurectl.core.candles import CandleFile, Gap, read_candles
-from featurectl.core.candles.grid import show_time
+from featurectl.core.tabular.times import show_time
 
 NOW = datetime(2024, 1, 1, tzinfo=UTC)
 HEADER = "date,open,high,low,close,volume,quote_volume,count"

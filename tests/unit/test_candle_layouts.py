@@ -10,7 +10,8 @@ import pytest
 
 from featurectl.core.candles import CandleFile, read_candles
 from featurectl.core.candles.filenames import symbol_in_file_name, timeframe_in_file_name
-from featurectl.core.candles.identity import normalize_symbol, normalize_timeframe
+from featurectl.core.candles.identity import normalize_timeframe
+from featurectl.core.tabular.labels import normalize_symbol
 from featurectl.errors import InputFileError
 
 NOW = datetime(2024, 1, 1, tzinfo=UTC)

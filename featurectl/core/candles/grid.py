@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import numpy as np
 
-from featurectl.core.candles.arrays import Bools, Ints
 from featurectl.core.entity import TIMEFRAMES
+from featurectl.core.tabular.arrays import Bools, Ints
+from featurectl.core.tabular.times import DAY
 
-DAY = 86_400_000_000
 # 1970-01-05 was a Monday, and weeks start on Mondays.
 FIRST_MONDAY = 4 * DAY
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NAMES = {span: name for name, span in TIMEFRAMES.items()}
-
-
-def to_microseconds(instant: datetime) -> int:
-    """Count the microseconds since 1970 UTC."""
-    return (instant - _EPOCH) // timedelta(microseconds=1)
-
-
-def to_datetime(microseconds: int) -> datetime:
-    """Give the instant that is ``microseconds`` after 1970 UTC."""
-    return _EPOCH + timedelta(microseconds=int(microseconds))
-
-
-def show_time(microseconds: int) -> str:
-    """Write an instant for a message: 2021-04-04T20:00:00Z."""
-    try:
-        return to_datetime(microseconds).isoformat().replace("+00:00", "Z")
-    except OverflowError:
-        # Before the year 1 or after 9999: a misread unit, which the number itself shows best.
-        return f"{microseconds} microseconds since 1970"
 
 
 def length(timeframe: str) -> int:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from featurectl.core.tabular.header import DATE_NAMES, SYMBOL_NAMES, Header, first
 from featurectl.errors import InputFileError
 
 NEEDED = "a time column (open_time, timestamp, date, time or datetime), open, high, low, close and volume"
 
 # In order of preference. CryptoDataDownload's `unix` comes first: its `date` is now and then in another zone.
 TIME_NAMES = ("unix", "unixtimestamp", "opentime", "opentimestamp", "timestamp", "datetime", "time", "date")
-DATE_NAMES = ("date", "datetime")
 VOLUME_NAMES = ("volume", "basevolume", "vol", "basevol", "baseassetvolume")
 QUOTE_VOLUME_NAMES = (
     "quotevolume",
@@ -34,7 +34,6 @@ TRADE_COUNT_NAMES = (
     "numoftrades",
     "tradenum",
 )
-SYMBOL_NAMES = ("symbol", "ticker", "pair", "instrument")
 TIMEFRAME_NAMES = ("timeframe", "interval", "tf")
 # Currencies that only ever quote a price, so "Volume USDT" is the quote volume.
 QUOTE_CURRENCIES = frozenset({"usd", "usdt", "usdc", "busd", "fdusd", "tusd", "dai", "eur", "gbp", "jpy", "krw", "try"})
@@ -101,44 +100,31 @@ def recognize_layout(columns: Sequence[str], headerless: bool, name: str) -> Lay
                 f"{name}: has no header row, and {len(columns)} columns instead of Binance's 12; add a header: {NEEDED}"
             )
         columns = BINANCE_COLUMNS
-    keys = [_key(column) for column in columns]
-    prices = {field: _only(keys, field, columns, name) for field in ("open", "high", "low", "close")}
-    time = _first(keys, TIME_NAMES)
+    header = Header(tuple(columns), name)
+    keys = header.keys
+    prices = {field: header.only(field) for field in ("open", "high", "low", "close")}
+    time = first(keys, TIME_NAMES)
     volume, quote_volume = _volumes(keys)
     if time is None or volume is None or None in prices.values():
-        raise InputFileError(f"{name}: columns not recognized: {_listed(columns)}; needed: {NEEDED}")
+        raise header.unrecognized(NEEDED)
     return Layout(
         name=_layout_name(keys, time),
-        columns=tuple(columns),
+        columns=header.columns,
         time=time,
         volume=volume,
         quote_volume=quote_volume,
-        trade_count=_first(keys, TRADE_COUNT_NAMES),
-        symbol=_first(keys, SYMBOL_NAMES),
-        timeframe=_first(keys, TIMEFRAME_NAMES),
-        date=_first(keys, DATE_NAMES) if keys[time].startswith("unix") else None,
+        trade_count=first(keys, TRADE_COUNT_NAMES),
+        symbol=first(keys, SYMBOL_NAMES),
+        timeframe=first(keys, TIMEFRAME_NAMES),
+        date=first(keys, DATE_NAMES) if keys[time].startswith("unix") else None,
         **{field: position for field, position in prices.items() if position is not None},
     )
 
 
-def _key(column: str) -> str:
-    return re.sub(r"[\s_]+", "", column).lower()
-
-
-def _first(keys: Sequence[str], names: Iterable[str]) -> int | None:
-    return next((keys.index(name) for name in names if name in keys), None)
-
-
-def _only(keys: Sequence[str], key: str, columns: Sequence[str], name: str) -> int | None:
-    if keys.count(key) > 1:
-        raise InputFileError(f"{name}: column '{key}' is there {keys.count(key)} times: {_listed(columns)}; rename one")
-    return keys.index(key) if key in keys else None
-
-
 def _volumes(keys: Sequence[str]) -> tuple[int | None, int | None]:
     """Find the base and the quote volume; `Volume BTC, Volume USDT` says it by currency, or else by order."""
-    base, quote = _first(keys, VOLUME_NAMES), _first(keys, QUOTE_VOLUME_NAMES)
-    by_currency = [position for position, key in enumerate(keys) if re.fullmatch(r"volume[a-z0-9]+", key)]
+    base, quote = first(keys, VOLUME_NAMES), first(keys, QUOTE_VOLUME_NAMES)
+    by_currency = [position for position, name in enumerate(keys) if re.fullmatch(r"volume[a-z0-9]+", name)]
     by_currency = [position for position in by_currency if position != quote]
     in_quote = [position for position in by_currency if keys[position].removeprefix("volume") in QUOTE_CURRENCIES]
     if base is not None:
@@ -159,9 +145,3 @@ def _layout_name(keys: Sequence[str], time: int) -> str:
     if list(keys) in ([time_name, "open", "high", "low", "close", "volume"] for time_name in ("date", "timestamp")):
         return "freqtrade/ccxt"
     return "generic"
-
-
-def _listed(columns: Sequence[str]) -> str:
-    shown = [column if len(column) <= 40 else column[:39] + "…" for column in columns[:20]]
-    listed = ", ".join(" ".join(column.split()) or "(blank)" for column in shown)
-    return listed + (f", … ({len(columns)} in all)" if len(columns) > 20 else "")

@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import pyarrow as pa
 
-from featurectl.core.candles.arrays import Bools, Ints
-from featurectl.core.candles.files import RawRows, read_rows
-from featurectl.core.candles.grid import length, most_common, name_of, show_span, spacings, to_microseconds
-from featurectl.core.candles.identity import Labels, resolve_symbols, resolve_timeframes
+from featurectl.core.candles.filenames import symbol_in_file_name
+from featurectl.core.candles.grid import length, most_common, name_of, show_span, spacings
+from featurectl.core.candles.identity import resolve_timeframes
 from featurectl.core.candles.layouts import Layout, recognize_layout
-from featurectl.core.candles.numbers import Numbers, read_numbers
-from featurectl.core.candles.rejects import Rejects, build_rejects
 from featurectl.core.candles.series import CandleSeries, build_series, unfinished_hint
-from featurectl.core.candles.times import Times, read_times
-from featurectl.core.candles.validate import CODE, Rows, Verdicts, check_rows, explain, in_range, resolve_duplicates
+from featurectl.core.candles.validate import Rows, check_rows, explain_time, plausible_times
+from featurectl.core.tabular.arrays import Bools, Ints
+from featurectl.core.tabular.columns import Columns
+from featurectl.core.tabular.files import read_rows
+from featurectl.core.tabular.labels import Labels, resolve_symbols
+from featurectl.core.tabular.rejects import Rejects
+from featurectl.core.tabular.times import Times
+from featurectl.core.tabular.verdicts import Verdicts, explain_rejects, resolve_duplicates
+from featurectl.core.times import microseconds
 from featurectl.errors import InputFileError, InvalidTime
 
 # From so many distances on, the most common one is the file's timeframe.
@@ -73,13 +76,14 @@ def read_candles(
     """
     if closed_before.tzinfo is None:
         raise InvalidTime(f"closed_before='{closed_before}' has no zone; give an aware datetime")
-    limit = to_microseconds(closed_before)
+    limit = microseconds(closed_before)
     raw = read_rows(source, name)
     layout = recognize_layout(raw.columns, raw.headerless, name)
-    rows = _understand(raw, layout, symbol, timeframe, limit, name)
-    verdicts = check_rows(rows, limit, to_microseconds(written_at) if written_at else None)
-    kept, identical = resolve_duplicates(verdicts)
-    newest_open = _newest_is_open(verdicts)
+    columns = Columns(raw, layout.columns, name)
+    rows = _understand(columns, layout, symbol, timeframe, limit)
+    verdicts = check_rows(rows, limit, microseconds(written_at) if written_at else None)
+    kept, identical = resolve_duplicates(verdicts, [rows.series, rows.times.microseconds], list(rows.values.values()))
+    newest_open = _newest_is_open(rows, verdicts)
     by_series = _split(rows, kept)
     dropped = 0
     if drop_last:
@@ -96,55 +100,29 @@ def read_candles(
         layout=layout.name,
         rows_read=raw.rows_read,
         series=tuple(sorted(series, key=lambda one: (one.symbol, length(one.timeframe)))),
-        rejects=_rejects(raw, layout, verdicts),
+        rejects=_rejects(columns, layout, rows, verdicts),
         warnings=(
-            *_disagreeing_dates(raw, layout, rows.times),
+            *columns.disagreements(layout.date, layout.time, rows.times),
             *(hint for one in suspects if (hint := unfinished_hint(one))),
         ),
-        open_bars=verdicts.count("open"),
+        open_bars=int(np.count_nonzero(verdicts.refused("open"))),
         dropped_last=dropped,
         identical_duplicates=identical,
     )
 
 
-def _understand(raw: RawRows, layout: Layout, symbol: str | None, timeframe: str | None, limit: int, name: str) -> Rows:
-    times = _read_times(raw, layout, layout.time, name)
-    numbers = {field: _read_numbers(raw, layout, position, name) for field, position in layout.values.items()}
-    count = len(raw.row_numbers)
-    symbols = resolve_symbols(symbol, *_texts(raw, layout, layout.symbol, name), count, name)
-    usable = in_range(times, limit)
-    timeframes = resolve_timeframes(timeframe, *_texts(raw, layout, layout.timeframe, name), count, name)
+def _understand(columns: Columns, layout: Layout, symbol: str | None, timeframe: str | None, limit: int) -> Rows:
+    times = columns.times(layout.time)
+    numbers = {field: columns.numbers(position) for field, position in layout.values.items()}
+    symbols = resolve_symbols(symbol, columns.texts(layout.symbol), symbol_in_file_name)
+    usable = plausible_times(times, limit)
+    timeframes = resolve_timeframes(timeframe, columns.texts(layout.timeframe))
     if timeframes is None:
-        timeframes = Labels.same(_infer_timeframe(times, symbols, usable, name), count)
+        timeframes = Labels.same(_infer_timeframe(times, symbols, usable, columns.file), len(columns))
     series, identities = _identify(symbols, timeframes)
     rows = Rows(times, numbers, series, identities)
-    _check_spacing(rows, usable, name)
+    _check_spacing(rows, usable, columns.file)
     return rows
-
-
-def _texts(raw: RawRows, layout: Layout, position: int | None, name: str) -> tuple[pa.ChunkedArray | None, str]:
-    """Give a column of strings, if the file has it, and its name."""
-    if position is None:
-        return None, ""
-    try:
-        return raw.column(position).cast(pa.string()), layout.columns[position]
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
-        kind = raw.column(position).type
-        raise InputFileError(f"{name}: column '{layout.columns[position]}': {kind} holds no text") from None
-
-
-def _read_times(raw: RawRows, layout: Layout, position: int, name: str) -> Times:
-    try:
-        return read_times(raw.column(position))
-    except TypeError as error:
-        raise InputFileError(f"{name}: column '{layout.columns[position]}': {error}; needed: a time") from None
-
-
-def _read_numbers(raw: RawRows, layout: Layout, position: int, name: str) -> Numbers:
-    try:
-        return read_numbers(raw.column(position))
-    except TypeError as error:
-        raise InputFileError(f"{name}: column '{layout.columns[position]}': {error}; needed: numbers") from None
 
 
 def _identify(symbols: Labels, timeframes: Labels) -> tuple[Ints, tuple[tuple[str, str], ...]]:
@@ -185,11 +163,9 @@ def _check_spacing(rows: Rows, usable: Bools, name: str) -> None:
             raise InputFileError(f"{name}: {symbol}: rows are {apart} apart, not {timeframe}; {advice}")
 
 
-def _newest_is_open(verdicts: Verdicts) -> set[int]:
+def _newest_is_open(rows: Rows, verdicts: Verdicts) -> set[int]:
     """Find the series that had a bar refused as open: their newest accepted bar is not the last one of the file."""
-    rows = verdicts.rows
-    is_open = verdicts.reason == CODE["open"]
-    return {int(number) for number in np.unique(rows.series[is_open])}
+    return {int(number) for number in np.unique(rows.series[verdicts.refused("open")])}
 
 
 def _split(rows: Rows, kept: Ints) -> dict[int, Ints]:
@@ -203,34 +179,7 @@ def _drop_newest(by_series: dict[int, Ints], newest_open: set[int]) -> tuple[dic
     return left, sum(len(by_series[number]) - len(rows) for number, rows in left.items())
 
 
-def _rejects(raw: RawRows, layout: Layout, verdicts: Verdicts) -> Rejects:
-    refused = np.flatnonzero(~verdicts.accepted)
-    positions = {
-        "time": layout.time,
-        "symbol": layout.symbol,
-        "timeframe": layout.timeframe,
-        **layout.values,
-    }
-    cells = {
-        field: (layout.columns[position], raw.column(position).take(pa.array(refused)).to_pylist())
-        for field, position in positions.items()
-        if position is not None
-    }
-    columns = layout.columns if raw.headerless else raw.columns
-    return build_rejects(raw, columns, explain(verdicts, cells, refused, raw.row_numbers))
-
-
-def _disagreeing_dates(raw: RawRows, layout: Layout, times: Times) -> tuple[str, ...]:
-    """Count the rows whose readable date says another time than the epoch beside it."""
-    if layout.date is None:
-        return ()
-    try:
-        dates = read_times(raw.column(layout.date))
-    except TypeError:
-        return ()  # it is not needed, so it may be anything
-    count = int(np.count_nonzero(dates.known & times.known & (dates.microseconds != times.microseconds)))
-    if not count:
-        return ()
-    date, epoch = layout.columns[layout.date], layout.columns[layout.time]
-    rows = "1 row" if count == 1 else f"{count:,} rows"
-    return (f"{rows}: `{date}` and `{epoch}` disagree; `{epoch}` was used",)
+def _rejects(columns: Columns, layout: Layout, rows: Rows, verdicts: Verdicts) -> Rejects:
+    positions = {"time": layout.time, "symbol": layout.symbol, "timeframe": layout.timeframe, **layout.values}
+    present = {field: position for field, position in positions.items() if position is not None}
+    return explain_rejects(columns, verdicts, present, rows.times, lambda row, reason: explain_time(rows, row, reason))

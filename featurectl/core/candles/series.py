@@ -7,8 +7,10 @@ from datetime import datetime
 
 import numpy as np
 
-from featurectl.core.candles.arrays import Floats, Ints
-from featurectl.core.candles.grid import length, show_time, to_datetime
+from featurectl.core.candles.grid import length
+from featurectl.core.tabular.arrays import Floats, Ints
+from featurectl.core.tabular.times import show_time
+from featurectl.core.times import from_microseconds
 
 # A bar cut short shows a fraction of the usual volume; a quarter of the median of a day of hours is rarely a real bar.
 UNFINISHED_SHARE, UNFINISHED_WINDOW = 0.25, 24
@@ -65,7 +67,7 @@ def find_gaps(open_time: Ints, timeframe: str) -> tuple[Gap, ...]:
     step = length(timeframe)
     distances = np.diff(open_time)
     before = np.flatnonzero(distances > step)
-    return tuple(Gap(to_datetime(open_time[row] + step), int(distances[row] // step) - 1) for row in before)
+    return tuple(Gap(from_microseconds(open_time[row] + step), int(distances[row] // step) - 1) for row in before)
 
 
 def unfinished_hint(series: CandleSeries) -> str | None:

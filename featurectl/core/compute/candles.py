@@ -175,7 +175,7 @@ class _Series:
         self.job.connection.execute(query("compute", "record_computed"), parameters)
 
     def _since(self) -> int | None:
-        """Return the first open time to look at: a bar before it was changed by ingest, which notes it, or by nobody."""
+        """Return the first open time to look at; of changes before it, ingest would have told."""
         row = self.job.connection.execute(self._of_features("newest_computed"), self._key).fetchone()
         if row is None:
             return None

@@ -7,8 +7,10 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+from featurectl.core import tags
 from featurectl.core.catalog import Catalog, View
-from featurectl.core.compute import candles
+from featurectl.core.compute import candles, signals, ticks
+from featurectl.core.compute.changes import forget_seen
 from featurectl.core.compute.request import Computed, Job, Request, view_functions
 from featurectl.core.db import Connection
 from featurectl.core.locks import lock
@@ -42,6 +44,7 @@ def compute(
             for index, job in enumerate(jobs):
                 on_job(number * len(jobs) + index, len(views) * len(jobs), job.entity)
                 results += job.run()
+    forget_seen(connection)
     return results
 
 
@@ -64,12 +67,13 @@ def _of_view(request: Request, view: View) -> Request:
 
 
 def _check_names(connection: Connection, views: Sequence[View], request: Request) -> None:
-    series = candles.list_series(connection)
     hint = "`featurectl ingest` brings data in"
     for symbol in request.symbols:
-        _check("symbol", symbol, {one.symbol for one in series}, hint)
+        _check("symbol", symbol, signals.symbols(connection), hint)
     for timeframe in request.timeframes:
-        _check("timeframe", timeframe, {one.timeframe for one in series}, hint)
+        known = {series.timeframe for series in candles.list_series(connection)}
+        known.update(name for view in views if view.computed_from == "ticks" for name in tags.timeframes(view))
+        _check("timeframe", timeframe, known, hint)
 
 
 def _check(kind: str, name: str, known: Iterable[str], hint: str) -> None:
@@ -83,4 +87,6 @@ def _jobs(
     functions = view_functions(view, root)
     if view.computed_from == "candles":
         return candles.jobs(connection, view, functions, request, warmup=warmup, now=now)
-    return []
+    if view.computed_from == "ticks":
+        return ticks.jobs(connection, view, functions, request, now=now)
+    return signals.jobs(connection, view, functions, request, now=now)

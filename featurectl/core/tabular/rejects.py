@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from featurectl.core.candles.files import RawRows
+from featurectl.core.tabular.files import RawRows
 from featurectl.errors import OutputFileError
 
 

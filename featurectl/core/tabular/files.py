@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featurectl.core.candles.arrays import Ints
-from featurectl.core.candles.delimited import BadRow, parse_delimited
+from featurectl.core.tabular.arrays import Ints
+from featurectl.core.tabular.delimited import BadRow, parse_delimited
 from featurectl.errors import InputFileError
 
 SUPPORTED = "give CSV (plain, gzip or zip) or Parquet"

@@ -9,9 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurectl.core.candles.arrays import Bools, Floats, Ints
-from featurectl.core.candles.numbers import NUMBER
+from featurectl.core.tabular.arrays import Bools, Floats, Ints
+from featurectl.core.tabular.numbers import NUMBER
+from featurectl.core.times import from_microseconds, iso
 
+DAY = 86_400_000_000
+EARLIEST = 946_684_800_000_000  # 2000-01-01: before it there was no data this tool is for, only misread units
 # 1e11 s is the year 5138; 1e11 ms is 1973. So for the years in between the magnitude tells the unit.
 SECONDS_BELOW, MILLISECONDS_BELOW, MICROSECONDS_BELOW = 10**11, 10**14, 10**17
 LARGEST_EPOCH = 9.2e18
@@ -42,6 +45,15 @@ class Times:
         """Set the instants at ``where``, which is how readers of one format each add their part."""
         self.microseconds[where] = found.microseconds
         self.known[where] = found.known
+
+
+def show_time(microseconds: int) -> str:
+    """Write an instant for a message: 2021-04-04T20:00:00Z."""
+    try:
+        return iso(from_microseconds(microseconds))
+    except OverflowError:
+        # Before the year 1 or after 9999: a misread unit, which the number itself shows best.
+        return f"{microseconds} microseconds since 1970"
 
 
 def read_times(column: pa.ChunkedArray) -> Times:

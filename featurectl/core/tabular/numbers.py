@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurectl.core.candles.arrays import Bools, Floats
+from featurectl.core.tabular.arrays import Bools, Floats
 
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 # What files write for "no value" and for values that are not finite; lower case.

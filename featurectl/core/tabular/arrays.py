@@ -1,4 +1,4 @@
-"""The numpy array types the candle reader passes around."""
+"""The numpy array types that file readers pass around."""
 
 from __future__ import annotations
 

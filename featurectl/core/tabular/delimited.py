@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from featurectl.core.candles.arrays import Ints
+from featurectl.core.tabular.arrays import Ints
 from featurectl.errors import InputFileError
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"

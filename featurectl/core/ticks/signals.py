@@ -1,0 +1,238 @@
+"""Read files of signals: scores such as a news sentiment, of one symbol or of the whole market."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from featurectl.core.tabular.arrays import Floats, Ints
+from featurectl.core.tabular.columns import Columns
+from featurectl.core.tabular.filenames import ends_in_cash, stem, words
+from featurectl.core.tabular.files import RawRows, read_rows
+from featurectl.core.tabular.header import SYMBOL_NAMES, Header, key
+from featurectl.core.tabular.labels import Labels, stated, stated_symbols
+from featurectl.core.tabular.verdicts import Explain, Verdicts, explain_rejects, resolve_duplicates
+from featurectl.core.ticks.columns import TIME, check_rows, time_columns
+from featurectl.core.ticks.series import Series, TickFile, by_key, runs
+from featurectl.core.times import microseconds
+from featurectl.errors import InputFileError
+
+MARKET = "*"
+NEEDED = f"{TIME}, and score or value; or a column for each signal that --name lists"
+SCORE_NAMES = ("score", "value")
+NAME_NAMES = ("name", "signal", "indicator")
+OUT_OF_RANGE = "score out of range"
+UNBOUNDED = (-math.inf, math.inf)
+_PLAIN = re.compile(r"[A-Za-z]\w{0,62}", re.ASCII)
+Ranges = Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each thing is, as column positions; ``scores`` by the name of the signal, or of the one score column."""
+
+    time: int
+    date: int | None
+    symbol: int | None
+    name: int | None
+    scores: Mapping[str, int]
+    wide: bool
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """Give the columns present by the names that checks call them."""
+        found = {"time": self.time, "symbol": self.symbol, "name": self.name}
+        return {**{field: position for field, position in found.items() if position is not None}, **self.scores}
+
+
+def read_signals(
+    source: str | Path | BinaryIO,
+    *,
+    name: str,
+    symbol: str | None,
+    signals: Sequence[str] = (),
+    ranges: Ranges,
+    now: datetime,
+) -> TickFile:
+    """Read and check a CSV (plain, gzip, zip) or Parquet file of scores.
+
+    A series has ``time`` and ``score``. Without a symbol the scores are the whole market's, whose symbol is ``*``. The
+    signal is named by ``signals``, a column, or the file. Of rows with the same symbol, name and time the last counts.
+
+    Args:
+        source: a path, or a binary stream such as stdin.
+        name: what errors call the file; ``-`` names no signal.
+        symbol: the symbol of all rows; None takes it from a column.
+        signals: the name of all rows' signal, or the names of the columns that hold one signal each.
+        ranges: the lowest and highest score of signals, where there are such.
+        now: rows after this instant are refused.
+
+    Raises:
+        InputFileError: the file as a whole can't be used. Single bad rows are in ``rejects`` instead.
+    """
+    for signal in signals:
+        if normalize_name(signal) is None:
+            raise InputFileError(f"{name}: {_not_plain(signal)}")
+    raw = read_rows(source, name)
+    layout = recognize_layout(raw, name, signals)
+    columns = Columns(raw, raw.columns, name)
+    times = columns.times(layout.time)
+    symbols, names, notes = _identify(columns, layout, symbol, signals)
+    numbers = {field: columns.numbers(position) for field, position in layout.scores.items()}
+    # In a wide file a blank cell says that there is no score of that name at that time.
+    verdicts = check_rows(times, symbols, numbers, microseconds(now), optional=numbers if layout.wide else ())
+    verdicts.refuse("unparsable", names.codes < 0, "name")
+    scores = _Scores({field: column.values for field, column in numbers.items()}, names, layout.wide)
+    scores.check(verdicts, ranges)
+    keys = [symbols.codes, names.codes, times.microseconds]
+    kept, duplicates = resolve_duplicates(verdicts, keys, list(scores.values.values()))
+    series = [
+        Series(
+            {"symbol": symbols.names[symbols.codes[rows[0]]], "name": scores.name(field, rows[0])},
+            {"time": times.microseconds[rows], "score": scores.values[field][rows]},
+        )
+        for run in runs(kept, keys[:2])
+        for field, rows in scores.split(run)
+    ]
+    return TickFile(
+        name=name,
+        layout="wide" if layout.wide else "generic",
+        rows_read=raw.rows_read,
+        series=by_key(series),
+        rejects=explain_rejects(columns, verdicts, layout.positions, times, scores.explain(verdicts, ranges)),
+        duplicates=duplicates,
+        warnings=columns.disagreements(layout.date, layout.time, times, rounded=True),
+        notes=notes,
+    )
+
+
+def recognize_layout(raw: RawRows, name: str, signals: Sequence[str]) -> Layout:
+    """Find out what the columns hold, by their names.
+
+    Raises:
+        InputFileError: a needed column is missing or named twice.
+    """
+    if raw.headerless:
+        raise InputFileError(f"{name}: has no header row; add one: {NEEDED}")
+    header = Header(raw.columns, name)
+    time, date = time_columns(header, raw)
+    score = header.only(*SCORE_NAMES)
+    wide = len(signals) > 1 or (score is None and bool(signals))
+    scores = {signal: header.only(key(signal)) for signal in signals} if wide else {"score": score}
+    if time is None or (None in scores.values() and not wide):
+        raise header.unrecognized(NEEDED)
+    if missing := [signal for signal, position in scores.items() if position is None]:
+        raise header.unrecognized(f"a column '{missing[0]}'" + (", or score or value" if len(signals) == 1 else ""))
+    return Layout(
+        time=time,
+        date=date,
+        symbol=header.only(*SYMBOL_NAMES),
+        name=None if wide else header.only(*NAME_NAMES),
+        scores={signal: position for signal, position in scores.items() if position is not None},
+        wide=wide,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Scores:
+    """The scores of a file by its score columns: a wide file has one for each signal, others have just one."""
+
+    values: Mapping[str, Floats]
+    names: Labels
+    wide: bool
+
+    def name(self, field: str, row: int) -> str:
+        """Give the name of the signal that a column holds in a row."""
+        return field if self.wide else self.names.names[self.names.codes[row]]
+
+    def split(self, rows: Ints) -> Iterator[tuple[str, Ints]]:
+        """Give for each column those of the rows that have a score in it."""
+        for field, values in self.values.items():
+            present = rows[~np.isnan(values[rows])]
+            if len(present):
+                yield field, present
+
+    def check(self, verdicts: Verdicts, ranges: Ranges) -> None:
+        """Refuse rows without any score, and those with one out of its range."""
+        if self.wide:
+            blank = np.all(np.isnan(list(self.values.values())), axis=0)
+            verdicts.refuse("non-finite", blank, *self.values)
+        for field, values in self.values.items():
+            for code, name in enumerate([field] if self.wide else self.names.names):
+                low, high = ranges.get(name, UNBOUNDED)
+                beyond = (self.names.codes == code) & ((values < low) | (values > high))
+                verdicts.refuse(OUT_OF_RANGE, beyond, field)
+
+    def explain(self, verdicts: Verdicts, ranges: Ranges) -> Explain:
+        """Say of a score out of its range what that is."""
+
+        def explain(row: int, reason: str) -> str | None:
+            if reason != OUT_OF_RANGE:
+                return None
+            (field,) = verdicts.of(row)[1]
+            name, score = self.name(field, row), self.values[field][row]
+            low, high = ranges[name]
+            return f"{name} is {score:g}, declared {low:g} to {high:g}"
+
+        return explain
+
+
+def _identify(
+    columns: Columns, layout: Layout, symbol: str | None, signals: Sequence[str]
+) -> tuple[Labels, Labels, tuple[str, ...]]:
+    """Find every row's symbol and signal, and what to say of those that nothing in the file states."""
+    notes: list[str] = []
+    names = _name(columns, layout, signals)
+    if names is None:
+        names = Labels.same(_name_from_file(columns.file), len(columns))
+        notes.append(f"signal {names.names[0]}, after the file's name")
+    texts = columns.texts(layout.symbol)
+    symbols = stated_symbols(symbol, texts)
+    if symbols is None:
+        if texts.column is not None:
+            raise InputFileError(f"{columns.file}: column '{texts.name}' is blank; give --symbol, * for the market")
+        _refuse_symbol_in_file_name(columns.file)
+        symbols = Labels.same(MARKET, len(columns))
+        notes.append(f"no symbol column: scores of the whole market (symbol {MARKET})")
+    return symbols, names, tuple(notes)
+
+
+def _name(columns: Columns, layout: Layout, signals: Sequence[str]) -> Labels | None:
+    if layout.wide:
+        return Labels.same("", len(columns))
+    signal = signals[0] if signals else None
+    return stated("name", signal, columns.texts(layout.name), normalize_name, _not_plain(signal))
+
+
+def normalize_name(text: str) -> str | None:
+    """Give a signal's name without blanks around it; None if it is no plain name."""
+    return text.strip() if _PLAIN.fullmatch(text.strip()) else None
+
+
+def _not_plain(name: str | None) -> str:
+    return f"'{name}' is no name for a signal; write letters, digits and underscores"
+
+
+def _name_from_file(file: str) -> str:
+    name = None if file == "-" else normalize_name(stem(file))
+    if name is None:
+        reason = "stdin has no name" if file == "-" else _not_plain(stem(file))
+        raise InputFileError(f"{file}: no column names the signal, and {reason}; give --name")
+    return name
+
+
+def _refuse_symbol_in_file_name(file: str) -> None:
+    # Scores of one symbol given to the whole market would be wrong without a trace.
+    found = [word for word in words(file) if word.isupper() and ends_in_cash(word)]
+    if found:
+        raise InputFileError(
+            f"{file}: no symbol column, but {found[0]} in the file's name; "
+            f"give --symbol {found[0]}, or --symbol '{MARKET}' for the whole market"
+        )

@@ -1,0 +1,108 @@
+"""Training sets: features as of the instants of a window or of a spine, and what became of the price after them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from featurectl.core.catalog import Catalog, Selection
+from featurectl.core.db import Connection
+from featurectl.core.entity import EntityId
+from featurectl.core.offline import joined_view, window_statement
+from featurectl.core.targets import KEYS, Closes, Target, with_targets
+from featurectl.core.times import Window
+from featurectl.errors import InvalidEntityId, UsageError
+
+if TYPE_CHECKING:
+    from featurectl.core.arrow import ArrowConnection, Batches
+    from featurectl.core.spines import TableSpine
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The columns of a training set: features by view, and targets, which are read as they are known at ``now``."""
+
+    features: tuple[Selection, ...]
+    targets: tuple[Target, ...]
+    now: datetime
+
+    @property
+    def names(self) -> list[str]:
+        return [name for chosen in self.features for name in chosen.features] + [one.name for one in self.targets]
+
+
+def over_window(
+    arrow: ArrowConnection, connection: Connection, wanted: Wanted, entities: Sequence[EntityId], window: Window
+) -> Batches:
+    """Return a row for every event time that one of the views has in the window, entity by entity.
+
+    ``connection`` is for the candles that targets need, while ``arrow`` is busy with the features.
+
+    Raises:
+        UsageError: the ids do not give what a view or a target is keyed by, or a target has the name of a feature.
+    """
+    _refuse_clash(wanted)
+    alone = [entity for entity in entities if not entity.timeframe]
+    if wanted.targets and alone:
+        raise InvalidEntityId(
+            f"'{alone[0]}' is not an entity id; write <SYMBOL>_<timeframe>, for example {alone[0]}_1h: targets are "
+            "made of bars, which have a timeframe"
+        )
+    batches = arrow.read(window_statement(wanted.features, list(dict.fromkeys(entities)), window))
+    return _with_targets(batches, connection, wanted, window.start, window.end)
+
+
+def over_spine(arrow: ArrowConnection, connection: Connection, wanted: Wanted, spine: TableSpine) -> Batches:
+    """Return the rows of a spine, in their order, with the features as of their instants; within a transaction."""
+    from featurectl.core.retrieval import PointInTime
+
+    extent = spine.extent(arrow)
+    batches = PointInTime(spine, tuple(map(joined_view, wanted.features))).read(arrow)
+    return _with_targets(batches, connection, wanted, extent.first, extent.last, spine)
+
+
+def _with_targets(
+    batches: Batches,
+    connection: Connection,
+    wanted: Wanted,
+    first: datetime | None,
+    last: datetime | None,
+    spine: TableSpine | None = None,
+) -> Batches:
+    if not wanted.targets:
+        return batches
+    closes = Closes(connection, wanted.targets, first, last, now=wanted.now)
+    return with_targets(batches, wanted.targets, closes, spine)
+
+
+def spine_of(path: Path, catalog: Catalog, wanted: Wanted) -> TableSpine:
+    """Read a spine with the keys that the features and targets need.
+
+    Raises:
+        InputFileError: the file can't be read, or lacks a key.
+        UsageError: two columns of the result would have one name.
+    """
+    from featurectl.core.spine import read_spine
+
+    keys = dict.fromkeys(key for chosen in wanted.features for key in chosen.view.join_keys)
+    if wanted.targets:
+        keys |= dict.fromkeys(KEYS)
+    not_text = [entity.join_key for entity in catalog.entities if entity.value_type not in ("STRING", "UNKNOWN")]
+    spine = read_spine(path, list(keys), not_text=not_text)
+    if clash := [name for name in wanted.names if name in spine.table.column_names]:
+        raise UsageError(
+            f"{path} has a column '{clash[0]}', which is a feature or target asked for; rename it, or leave it out"
+        )
+    _refuse_clash(wanted)
+    return spine
+
+
+def _refuse_clash(wanted: Wanted) -> None:
+    for target in wanted.targets:
+        if wanted.names.count(target.name) > 1:
+            raise UsageError(
+                f"target '{target.kind}:{target.bars}' has the name of feature '{target.name}'; leave out one"
+            )
