@@ -224,7 +224,7 @@ def random_ticks(
     return books, list({(one["time"], one["trade_id"]): one for one in trades}.values())
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(8))
 def test_whatever_comes_when_the_table_is_what_the_ticks_say(market: Market, seed: int) -> None:
     """Late and corrected ticks, both tables, runs of a part between them, a timeframe more: exact after every run."""
     random = np.random.default_rng(seed)

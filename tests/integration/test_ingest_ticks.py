@@ -98,10 +98,10 @@ def test_a_corrected_book_is_changed_and_an_instant_has_one_row(connection: Conn
     assert counts(book(f"{MS},A,10,2,11,0", f"{MS + 1},A,10,3,11,3")) == [("A", 0, 1, 1)]
     found = connection.execute("SELECT time, bid, bid_size, ask, ask_size FROM market.order_book ORDER BY time")
     assert found.fetchall() == [(at(0), 10, 2, 11, 0), (at(1), 10, 3, 11, 3)]
-    assert log(connection) == [("market.order_book", "A", at(0), at(1))] * 2
+    assert log(connection) == [("market.order_book", "A", at(0), at(last)) for last in (1, 0)]
 
 
-def test_signals_are_logged_once_for_a_symbol_and_keep_the_declared_ranges(connection: Connection) -> None:
+def test_signals_are_logged_once_and_keep_the_declared_ranges(connection: Connection) -> None:
     ranges = declared_ranges(read_catalog(connection, "market"))
     assert ranges == {"news_sentiment": (-1, 1), "social_sentiment": (-1, 1), "fear_greed_index": (0, 100)}
     content = "\n".join(
@@ -118,9 +118,9 @@ def test_signals_are_logged_once_for_a_symbol_and_keep_the_declared_ranges(conne
     merged = merge_ticks(connection, SIGNALS, file, now=NOW)
     wanted = [("*", "fear_greed_index"), ("A", "news_sentiment"), ("A", "social_sentiment")]
     assert counts(merged) == [(*key, 1, 0, 0) for key in wanted]
-    assert log(connection) == [("market.signals", "*", at(0), at(0)), ("market.signals", "A", at(0), at(9))]
+    assert log(connection) == [("market.signals", symbol, at(t), at(t)) for symbol, t in (("*", 0), ("A", 0), ("A", 9))]
     assert counts(merge_ticks(connection, SIGNALS, file, now=NOW)) == [(*key, 0, 0, 1) for key in wanted]
-    assert len(log(connection)) == 2
+    assert len(log(connection)) == 3
 
 
 # --- the console script ----------------------------------------------------------------------------------------------
