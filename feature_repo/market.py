@@ -3,7 +3,8 @@
 Inputs are columns of market.order_book (bid, bid_size, ask, ask_size) or of market.trades (price, size, and side: 1 if
 the buyer was the aggressor, -1 if the seller was), or other features made of the same table, as float64 arrays of one
 symbol, oldest first. A function returns one number for each book update or trade, NaN where there is none; the field's
-tag `aggregate` says what is taken of them over the timeframe.
+tag `aggregate` says what is taken of them over the timeframe. The number must depend on that update or trade alone: a
+function is given them in pieces, which begin and end anywhere.
 """
 
 import numpy as np

@@ -31,8 +31,8 @@ def demo(
     """Take a synthetic market through the main job.
 
     It is made up to now, in a repository of its own: three symbols in three timeframes, with a gap, a bad tick and
-    a late bar. Every step is a command you can run yourself; its output is what you would see. Nothing is real but
-    the software.
+    a late bar, and order books, trades and scores of their sentiment. Every step is a command you can run yourself;
+    its output is what you would see. Nothing is real but the software.
 
     Example: featurectl demo
     """
@@ -61,23 +61,27 @@ def _prepare(directory: Path) -> None:
 def _steps(directory: Path, files: MarketFiles, now: datetime) -> list[tuple[str, list[str]]]:
     names = [str(path) for path in files.series]
     entities = ["BTCUSDT_1h", "ETHUSDT_1h", "SOLUSDT_1h"]
-    training = directory / "train.parquet"
+    window = ["--start", "-2d", "--end", "now"]
+    target = ["--target", "forward_return:4", "-o", str(directory / "train.parquet")]
     return [
         ("Definitions to registry, tables and catalog", ["apply"]),
         (
             f"Candle files into the database; {files.gap} has a gap, {files.bad_tick} a bad tick, each an open bar",
             ["ingest", "candles", *names, "--rejects", str(directory / "rejects.csv")],
         ),
-        ("Features of all closed bars", ["compute"]),
+        ("Order books, one of them crossed once", ["ingest", "order-book", *map(str, files.books)]),
+        ("Trades", ["ingest", "trades", *map(str, files.trades)]),
+        ("Scores of symbols and of the whole market", ["ingest", "signals", *map(str, files.scores)]),
+        ("Features of all closed bars, of books and trades, and of scores", ["compute"]),
         ("The newest features online", ["materialize"]),
         ("A bar arrives late", ["ingest", "candles", str(files.late), "--symbol", "BTCUSDT", "--timeframe", "1h"]),
         ("Only what it influences is computed again", ["compute"]),
         ("And brought online", ["materialize"]),
         ("Online features of one entity", ["get-online", "BTCUSDT_1h"]),
-        ("Of several", ["get-online", *entities, "-f", "rsi_14,macd,atr"]),
+        ("Of several", ["get-online", *entities, "-f", "rsi_14,bid_ask_spread,news_sentiment"]),
         (
-            "A training set, point-in-time correct",
-            ["get-offline", *entities, "--start", "-2d", "--end", "now", "-o", str(training)],
+            "A training set, point-in-time correct, with what became of the price",
+            ["get-offline", *entities, "--service", "comprehensive_training_service", *window, *target],
         ),
         ("A look into it", ["get-offline", "SOLUSDT_1h", "--start", "-8h", "--end", "now", "-f", "rsi_14,macd,ema_20"]),
     ]

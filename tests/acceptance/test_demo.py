@@ -35,6 +35,8 @@ def test_the_demo_goes_from_files_to_features_and_says_it_is_synthetic(directory
         assert f"$ featurectl {step}" in done.stdout
     assert "SOLUSDT_1h.csv: rejected 1 row: 1 high below open or close" in done.stderr
     assert "ETHUSDT_1h: missing bars: 3 from" in done.stderr
+    assert "BTCUSDT_book.csv: rejected 1 row: 1 crossed book" in done.stderr
+    assert "NOT_FOUND" not in done.stdout and "has no row" not in done.stderr
     assert (directory / "train.parquet").stat().st_size > 1000
     assert "high below open or close" in (directory / "rejects.csv").read_text()
 

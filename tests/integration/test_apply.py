@@ -13,7 +13,7 @@ import pytest
 from featurectl.core import schema
 from featurectl.core.catalog import read_catalog
 from featurectl.core.repository import Profile, make_repository
-from featurectl.errors import NotAllowed, SchemaMissing
+from featurectl.errors import DefinitionError, NotAllowed, SchemaMissing
 from featurectl.plugin import apply as steps
 from tests.fix_repository import Repo
 from tests.integration.test_first_path import candles
@@ -217,3 +217,10 @@ def test_a_mapped_column_has_its_own_name_in_history_and_the_fields_name_online(
         f"SELECT f.atr_14, o.atr FROM features.technical_indicators f JOIN {ONLINE} o USING (symbol, event_timestamp)"
     )
     assert history == online is not None
+
+
+def test_a_tag_that_compute_could_not_follow_is_refused_by_its_place(repo: Repo) -> None:
+    edit(repo, "market_features.py", '{"aggregate": "mean"}', '{"aggregate": "median"}')
+    message = r"market_features\.py.*: view 'market_features_view': field 'bid_ask_spread' has aggregate=median; "
+    with pytest.raises(DefinitionError, match=message):
+        steps.plan(repo.database)
