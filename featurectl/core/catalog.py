@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -56,13 +56,13 @@ class View:
     source_query: str | None
     timestamp_column: str
     created_column: str | None
-    online_table: str | None
-    computed_from: str | None
-    functions_file: str | None
-    functions_hash: str | None
-    description: str
-    tags: dict[str, str]
-    fields: tuple[Field, ...]
+    online_table: str | None = None
+    computed_from: str | None = None
+    functions_file: str | None = None
+    functions_hash: str | None = None
+    description: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+    fields: tuple[Field, ...] = ()
 
     @property
     def ttl(self) -> timedelta | None:

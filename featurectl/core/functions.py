@@ -250,6 +250,7 @@ def _table_of(
         raise DefinitionError(
             f"{shown}: {feature.name} needs columns of {' and '.join(sorted(found))}; a function reads one of them"
         )
-    if not found and len(tables) > 1:
-        raise DefinitionError(f"{shown}: {feature.name} has no input; give it one of {_listed(tables)}")
+    if not found and len(tables) != 1:
+        choices = f"one of {_listed(tables)}" if tables else "the name of a signal"
+        raise DefinitionError(f"{shown}: {feature.name} has no input; give it {choices}")
     return found.pop() if found else next(iter(tables), "")

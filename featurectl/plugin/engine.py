@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -28,7 +28,7 @@ from pydantic import Field, ValidationError
 
 from featurectl.core import schema
 from featurectl.core.clock import Clock, system_clock
-from featurectl.core.db import Connection, open_connection, translated_errors
+from featurectl.core.db import Connection, translated_errors
 from featurectl.core.times import Window
 from featurectl.errors import ConfigError
 from featurectl.plugin import intervals, publish
@@ -36,7 +36,7 @@ from featurectl.plugin.catalog import is_transformed
 from featurectl.plugin.indatabase import InDatabase, is_in_database
 from featurectl.plugin.intervals import EPOCH, Interval
 from featurectl.plugin.running import Running
-from featurectl.plugin.store_config import TimescaleStoreConfig
+from featurectl.plugin.store_config import TimescaleStoreConfig, connected
 from featurectl.plugin.transfer import Transfer
 from featurectl.plugin.transformed import transformed_history
 
@@ -143,7 +143,7 @@ class TimescaleComputeEngine(ComputeEngine):  # type: ignore[misc]
             publish.after_feast_tore_down(self.repo_config, self._home)
 
     def _forget(self, project: str, views: Sequence[Any]) -> None:
-        with self._connected() as connection:
+        with connected(self._home) as connection:
             schema.migrate(connection)
             intervals.forget(connection, project, [view.name for view in views])
 
@@ -176,7 +176,7 @@ class TimescaleComputeEngine(ComputeEngine):  # type: ignore[misc]
         now = self.clock()
         done: dict[int, TimescaleMaterializationJob] = {}
         steps: dict[int, _Step] = {}
-        with self._connected() as connection:
+        with connected(self._home) as connection:
             schema.migrate(connection)
             for index, task in enumerate(tasks):
                 try:
@@ -254,12 +254,6 @@ class TimescaleComputeEngine(ComputeEngine):  # type: ignore[misc]
             # Feast writes this copy back when the view fails.
             if name in found:
                 view.materialization_intervals[:] = found[name]
-
-    @contextmanager
-    def _connected(self) -> Iterator[Connection]:
-        home = self._home
-        with translated_errors(), open_connection(home.conninfo(), connect_timeout=home.connect_timeout) as connection:
-            yield connection
 
 
 def _home(config: RepoConfig) -> TimescaleStoreConfig:

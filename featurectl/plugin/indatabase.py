@@ -83,11 +83,6 @@ def source_view(config: RepoConfig, view: FeatureView) -> catalog.View:
         timestamp_column=mapped.get(source.timestamp_field, source.timestamp_field),
         created_column=mapped.get(source.created_timestamp_column, source.created_timestamp_column) or None,
         online_table=table_of(config, view).name,
-        computed_from=None,
-        functions_file=None,
-        functions_hash=None,
-        description="",
-        tags={},
         fields=tuple(
             catalog.Field(field.name, str(field.dtype), "", mapped.get(field.name, field.name), "", {})
             for field in view.features

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,8 +15,8 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import (
 from feast.infra.offline_stores.offline_utils import get_timestamp_filter_sql
 from psycopg import sql
 
-from featurectl.core.db import Connection, open_connection, translated_errors
 from featurectl.plugin.entities import source_of
+from featurectl.plugin.store_config import connected
 
 
 def compute_metrics(
@@ -37,7 +36,7 @@ def compute_metrics(
         start, end, timestamp_field, tz=UTC, cast_style="timestamptz", date_time_separator=" "
     )
     numeric = [name for name, kind in columns if kind == "numeric"]
-    with _connected(config) as connection:
+    with connected(config.offline_store) as connection:
         metrics = _sql_numeric_stats(connection, relation, numeric, window or "TRUE", bins) if numeric else []
         metrics += [
             _sql_categorical_stats(connection, relation, name, window or "TRUE", top)
@@ -50,15 +49,8 @@ def compute_metrics(
 def newest_event(config: RepoConfig, source: DataSource, timestamp_field: str) -> datetime | None:
     """Return the latest event time, or ``None`` where there are no rows."""
     statement = sql.SQL("SELECT max({})::timestamptz FROM {} AS s")
-    with _connected(config) as connection:
+    with connected(config.offline_store) as connection:
         row = connection.execute(statement.format(sql.Identifier(timestamp_field), source_of(source))).fetchone()
     assert row is not None
     newest: datetime | None = row[0]
     return newest
-
-
-@contextmanager
-def _connected(config: RepoConfig) -> Iterator[Connection]:
-    store = config.offline_store
-    with translated_errors(), open_connection(store.conninfo(), connect_timeout=store.connect_timeout) as connection:
-        yield connection

@@ -17,10 +17,10 @@ from featurectl.core import catalog as catalogs
 from featurectl.core import composite, schema
 from featurectl.core.clock import system_clock
 from featurectl.core.config import Config
-from featurectl.core.db import Connection, Database, open_connection, translated_errors
+from featurectl.core.db import Connection, Database
 from featurectl.errors import DefinitionError
 from featurectl.plugin.catalog import catalog_of, key_types, views_of
-from featurectl.plugin.store_config import TimescaleStoreConfig
+from featurectl.plugin.store_config import TimescaleStoreConfig, connected
 
 _log = logging.getLogger("featurectl")
 _left_to_caller: ContextVar[bool] = ContextVar("featurectl_publishes_itself", default=False)
@@ -50,7 +50,7 @@ def after_feast_applied(config: RepoConfig, store: TimescaleStoreConfig) -> None
     if is_left_to_caller():
         return
     try:
-        with _connected(store) as connection:
+        with connected(store) as connection:
             if config.registry.registry_type == "file":
                 withdraw(connection, config.project)
             else:
@@ -61,7 +61,7 @@ def after_feast_applied(config: RepoConfig, store: TimescaleStoreConfig) -> None
 
 def after_feast_tore_down(config: RepoConfig, store: TimescaleStoreConfig) -> None:
     """Withdraw the catalog of a project that Feast has torn down."""
-    with _connected(store) as connection:
+    with connected(store) as connection:
         withdraw(connection, config.project)
 
 
@@ -83,12 +83,6 @@ def withdraw(connection: Connection, project: str) -> None:
     """Take a project's catalog back, if it has published one."""
     if schema.columns_of(connection, "featurectl.catalogs"):
         catalogs.withdraw(connection, project)
-
-
-@contextlib.contextmanager
-def _connected(store: TimescaleStoreConfig) -> Iterator[Connection]:
-    with translated_errors(), open_connection(store.conninfo(), connect_timeout=store.connect_timeout) as connection:
-        yield connection
 
 
 def _core_config(config: RepoConfig, store: TimescaleStoreConfig) -> Config:

@@ -92,11 +92,4 @@ class Pull:
             source_query=options._query or None,
             timestamp_column=self.event,
             created_column=self.created,
-            online_table=None,
-            computed_from=None,
-            functions_file=None,
-            functions_hash=None,
-            description="",
-            tags={},
-            fields=(),
         )

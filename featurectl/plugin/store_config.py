@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from feast.infra.utils.postgres.postgres_config import PostgreSQLConfig
@@ -10,7 +11,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import Field, ValidationError, model_validator
 
 from featurectl.core.config import DATABASE_VARIABLE, normalize_url
-from featurectl.core.db import url_parts
+from featurectl.core.db import Connection, open_connection, translated_errors, url_parts
 from featurectl.errors import ConfigError, UnsetVariable
 
 LOOPBACK = ("127.0.0.1", "::1")
@@ -68,6 +69,13 @@ def _parts(url: str, values: Mapping[str, Any]) -> dict[str, Any]:
         "password": str(parts.get("password") or ""),
         "sslmode": parts.get("sslmode") or values.get("sslmode"),
     }
+
+
+@contextlib.contextmanager
+def connected(store: TimescaleStoreConfig) -> Iterator[Connection]:
+    """Connect to a store's database, as the core does."""
+    with translated_errors(), open_connection(store.conninfo(), connect_timeout=store.connect_timeout) as connection:
+        yield connection
 
 
 def same_database(one: TimescaleStoreConfig, other: TimescaleStoreConfig) -> bool:
