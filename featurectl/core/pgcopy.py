@@ -5,7 +5,7 @@ Timestamps travel as int64 microseconds since 1970 UTC, numbers as float64, text
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from psycopg import sql
@@ -25,7 +25,7 @@ _TRAILER = b"\xff\xff"
 # PostgreSQL counts from 2000-01-01.
 _EPOCH_SHIFT = 946_684_800_000_000
 # Rows made into bytes at once.
-_CHUNK = 250_000
+_CHUNK = 20_000
 _MANY_SHAPES = 1 << 40
 
 
@@ -59,15 +59,15 @@ def write(connection: Connection, table: sql.Composable, columns: Mapping[str, V
     """Append rows to a table: each column is an array of that length, or one value for all rows.
 
     An int64 array and an int are instants, a float64 array numbers, whose NaN is a null, an Arrow array and a str
-    texts. Rows are written in their order, but that those with nulls in the same places come together.
+    texts.
     """
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
         table, sql.SQL(", ").join(map(sql.Identifier, columns))
     )
     with connection.cursor() as cursor, cursor.copy(statement) as copy:
         copy.write(_SIGNATURE)
-        for chosen in _alike(columns, rows):
-            copy.write(_encode(columns, chosen))
+        for start in range(0, rows, _CHUNK):
+            copy.write(_encode(columns, start, min(start + _CHUNK, rows)))
         copy.write(_TRAILER)
 
 
@@ -83,8 +83,28 @@ def _record(shapes: Mapping[str, tuple[int, str | None]]) -> np.dtype[Any]:
     return np.dtype(fields)
 
 
-def _alike(columns: Mapping[str, Values], rows: int) -> Iterator[NDArray[np.int64]]:
-    """Return the numbers of rows whose bytes have one layout, a chunk at a time."""
+def _encode(columns: Mapping[str, Values], start: int, end: int) -> bytes:
+    """Return rows as bytes, in their order: those of one layout are made together, and put where they belong."""
+    import numpy as np
+
+    part = {name: values if isinstance(values, (str, int)) else values[start:end] for name, values in columns.items()}
+    groups = _alike(part, end - start)
+    records = [_records(part, group) for group in groups]
+    if len(records) == 1:
+        return records[0].tobytes()
+    widths = np.empty(end - start, dtype=np.int64)
+    for group, made in zip(groups, records, strict=True):
+        widths[group] = made.itemsize
+    ends = np.cumsum(widths)
+    content = np.empty(ends[-1], dtype=np.uint8)
+    for group, made in zip(groups, records, strict=True):
+        places = (ends[group] - made.itemsize)[:, None] + np.arange(made.itemsize)
+        content[places] = made.view(np.uint8).reshape(len(group), made.itemsize)
+    return content.tobytes()
+
+
+def _alike(columns: Mapping[str, Values], rows: int) -> list[NDArray[np.int64]]:
+    """Return the numbers of rows in groups whose bytes have one layout."""
     import numpy as np
 
     shape = np.zeros(rows, dtype=np.int64)
@@ -95,9 +115,7 @@ def _alike(columns: Mapping[str, Values], rows: int) -> Iterator[NDArray[np.int6
             if shape.max(initial=0) > _MANY_SHAPES:
                 shape = np.unique(shape, return_inverse=True)[1]
     order = np.argsort(shape, kind="stable")
-    for group in np.split(order, np.flatnonzero(np.diff(shape[order])) + 1):
-        for start in range(0, len(group), _CHUNK):
-            yield group[start : start + _CHUNK]
+    return np.split(order, np.flatnonzero(np.diff(shape[order])) + 1)
 
 
 def _lengths(values: Values) -> NDArray[np.int64] | None:
@@ -115,8 +133,8 @@ def _lengths(values: Values) -> NDArray[np.int64] | None:
     return lengths
 
 
-def _encode(columns: Mapping[str, Values], chosen: NDArray[np.int64]) -> bytes:
-    """Return rows of one layout as bytes."""
+def _records(columns: Mapping[str, Values], chosen: NDArray[np.int64]) -> NDArray[Any]:
+    """Return rows of one layout."""
     import numpy as np
 
     parts = {name: _part(values, chosen) for name, values in columns.items()}
@@ -127,7 +145,7 @@ def _encode(columns: Mapping[str, Values], chosen: NDArray[np.int64]) -> bytes:
         content[f"_length_{name}"] = length
         if kind:
             content[name] = values
-    return content.tobytes()
+    return content
 
 
 def _part(values: Values, chosen: NDArray[np.int64]) -> tuple[int, str | None, Any]:

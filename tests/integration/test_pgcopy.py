@@ -141,12 +141,12 @@ def test_any_values_make_the_round_trip(connection: Connection, rows: list[tuple
 
 def rows_of(*columns: Sequence[float]) -> list[tuple[int, str, str]]:
     """Return rows that compare: a null is a NaN, whatever bits that had."""
-    return sorted((int(at), float(value).hex(), float(other).hex()) for at, value, other in zip(*columns, strict=True))
+    return [(int(at), float(value).hex(), float(other).hex()) for at, value, other in zip(*columns, strict=True)]
 
 
-def test_rows_without_nulls_keep_their_order(connection: Connection) -> None:
+def test_rows_keep_their_order(connection: Connection) -> None:
     times = np.random.default_rng(0).permutation(1000).astype(np.int64)
-    write(connection, times.tolist(), [1.0] * 1000, [2.0] * 1000)
+    write(connection, times.tolist(), [1.0, math.nan] * 500, [2.0] * 1000)
     assert read(connection, "ORDER BY ctid")["at"].tolist() == times.tolist()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +104,9 @@ def _from_floats(values: Floats) -> Times:
 
 def _from_strings(column: pa.ChunkedArray) -> Times:
     text = pc.utf8_trim_whitespace(column.fill_null("").combine_chunks())
+    alike = _all_alike(text)
+    if alike is not None:
+        return alike
     found = Times.none(len(text))
     whole = _matches(text, r"^[+-]?\d{1,18}$")
     numeric = _matches(text, NUMBER) & ~whole
@@ -113,6 +117,16 @@ def _from_strings(column: pa.ChunkedArray) -> Times:
     dates = ~(whole | numeric | twelve_hour)
     _put(found, text, dates, _iso_dates)
     return found
+
+
+def _all_alike(text: Any) -> Times | None:
+    """Read a column that holds nothing but whole numbers, or nothing but dates of one form, as most do."""
+    with contextlib.suppress(pa.ArrowInvalid):
+        return _from_integers(text.cast(pa.int64()).to_numpy(), np.ones(len(text), dtype=bool))
+    for zone in (None, "UTC"):
+        with contextlib.suppress(pa.ArrowInvalid):
+            return _from_arrow(text.cast(pa.timestamp("us", zone)))
+    return None
 
 
 def _matches(text: Any, pattern: str) -> Bools:
