@@ -50,9 +50,17 @@ class Market:
     def ingest(self, *series: CandleSeries, now: datetime) -> list[Merged]:
         return merge_candles(self.connection, candle_file(*series), now=now)
 
-    def compute(self, *, now: datetime, **request: Any) -> list[Computed]:
+    def compute(
+        self, *, now: datetime, drop_after: Mapping[str, timedelta] | None = None, **request: Any
+    ) -> list[Computed]:
         return compute(
-            self.connection, self.catalog, Request(**request), root=self.repo.root, warmup=self.warmup, now=now
+            self.connection,
+            self.catalog,
+            Request(**request),
+            root=self.repo.root,
+            warmup=self.warmup,
+            now=now,
+            drop_after=drop_after or {},
         )
 
     def features(self, symbol: str = "BTCUSDT", timeframe: str = "1h") -> dict[datetime, dict[str, float | None]]:

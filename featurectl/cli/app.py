@@ -36,7 +36,7 @@ COMMANDS = {
     "plan": Entry("definitions", "Show what apply would change; change nothing."),
     "apply": Entry("definitions", "Bring registry, schema and catalog to the definitions."),
     "ingest": Entry("ingest", "Read market data files into the database.", group=True),
-    "compute": Entry("compute", "Compute features from bars that are new or changed."),
+    "compute": Entry("compute", "Compute features from candles, ticks and scores that are new or changed."),
     "materialize": Entry("materialize", "Bring the newest features online."),
     "get-online": Entry("online", "Read features as they are now, or as of an instant."),
     "get-offline": Entry("offline", "Build a training set, point-in-time correct."),

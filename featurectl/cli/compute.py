@@ -13,6 +13,7 @@ from featurectl.cli.published import published_catalog
 from featurectl.core import compute as core
 from featurectl.core.clock import system_clock
 from featurectl.core.db import open_database
+from featurectl.core.storage import lifetimes
 from featurectl.core.times import parse_window
 
 app = new_app()
@@ -43,10 +44,10 @@ def compute(
     json: JsonOption = False,
     path: OutputOption = None,
 ) -> None:
-    """Compute features from bars that are new or changed.
+    """Compute features from candles, ticks and scores that are new or changed.
 
-    A corrected bar recomputes the bars it influences, to the length of the warm-up, also those after --end; changed
-    functions recompute everything. Times are ISO 8601 (UTC without a zone) or relative: -7d, now.
+    A corrected bar recomputes the bars it influences, to the length of the warm-up, also those after --end; a corrected
+    tick or score the rows it counts in; changed functions everything. Times are ISO 8601 (UTC without a zone) or relative: -7d, now.
 
     Example: featurectl compute
 
@@ -65,13 +66,17 @@ def compute(
             root=database.config.root,
             warmup=database.config.warmup_bars,
             now=now,
+            drop_after=lifetimes(database.config, catalog),
             on_job=progress,
         )
     if start or end:
         diagnostics.note(f"window: {window}")
     output.emit(_report(results), chosen(format, json), path)
     if not results:
-        diagnostics.warn("there are no candles; bring some in with `featurectl ingest candles FILE`")
+        diagnostics.warn(
+            "there is nothing to compute from yet: no candles, order book, trades, or signals of a symbol; "
+            "bring some in with `featurectl ingest`"
+        )
 
 
 def _report(results: list[core.Computed]) -> output.Report:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from featurectl.cli import diagnostics
 from featurectl.core.catalog import Catalog, read_catalog
 from featurectl.core.db import Connection, Database, translated_errors
-from featurectl.core.schema import too_new
+from featurectl.core.schema import too_new, too_old
 from featurectl.errors import SchemaMissing
 
 
@@ -13,9 +13,11 @@ def published_catalog(database: Database, connection: Connection, *, writes: boo
     """Return the repository's published catalog; warn where a later featurectl has changed the database's schema.
 
     Raises:
-        SchemaMissing: nothing was applied yet; or the schema is a later one, and the command ``writes``.
+        SchemaMissing: nothing was applied yet; or the schema is another version's, and the command ``writes``.
     """
     catalog = _published(database, connection)
+    if writes and (reason := too_old(catalog.schema_version)):
+        raise SchemaMissing(reason)
     if reason := too_new(catalog.schema_version):
         if writes:
             raise SchemaMissing(reason)

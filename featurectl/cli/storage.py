@@ -62,7 +62,7 @@ def maintain(
     database = open_database(overrides(context))
     with database.connect() as connection, diagnostics.progress("maintain") as progress:
         catalog = published_catalog(database, connection, writes=True)
-        tables = time_tables(database.config, catalog)
+        tables = [table for table in time_tables(database.config, catalog) if table.drop_after]
         done = retention.maintain(
             connection,
             tables,

@@ -17,7 +17,7 @@ from featurectl.core.catalog import Catalog, Selection, View
 from featurectl.core.db import Connection
 from featurectl.core.offline import JoinedView, Relation, alias_of, joins
 from featurectl.core.queries import query
-from featurectl.core.schema import Change, columns_of, table_identifier
+from featurectl.core.schema import Change, columns_of, quoted, table_identifier
 from featurectl.errors import DefinitionError
 
 CREATED = "created_timestamp"
@@ -29,11 +29,15 @@ _WITHOUT_ZONE = {"timestamp without time zone": "timestamp", "date": "date"}
 
 @dataclass(frozen=True, slots=True)
 class SqlView:
-    """A SQL view that should exist. ``name`` is ``schema.table``; the comment changes with the statement."""
+    """A SQL view that should exist. ``name`` is ``schema.table``; the comment changes with the statement.
+
+    ``columns`` are its columns' names and types, in order.
+    """
 
     name: str
     statement: str
     comment: str
+    columns: tuple[tuple[str, str], ...]
 
     @property
     def creation(self) -> str:
@@ -61,7 +65,7 @@ def parts_of(view: View, views: Sequence[View], place: str = "the catalog") -> t
     """
     owner = f"{place}: view '{view.name}'"
     listed = _listed(view, views, owner)
-    _check(view, views, owner)
+    _check(view, owner)
     _check_keys(view, listed, owner)
     taken: dict[str, list[str]] = {part.name: [] for part in listed}
     for field in view.fields:
@@ -95,14 +99,11 @@ def _listed(view: View, views: Sequence[View], owner: str) -> list[View]:
     return [by_name[name] for name in names]
 
 
-def _check(view: View, views: Sequence[View], owner: str) -> None:
+def _check(view: View, owner: str) -> None:
     if view.online:
         raise DefinitionError(f"{owner} is computed from views, which are for training only; set online=False")
     if not view.source_table or view.source_table.count(".") != 1:
         raise DefinitionError(f"{owner} is computed from views; it must be over a source with table='schema.table'")
-    for other in views:
-        if other.name != view.name and other.computed_from and other.source_table == view.source_table:
-            raise DefinitionError(f"{owner} and view '{other.name}' both name table {view.source_table}; rename one")
 
 
 def _check_keys(view: View, listed: Sequence[View], owner: str) -> None:
@@ -147,7 +148,7 @@ def _sql_view(connection: Connection, catalog: Catalog, view: View) -> SqlView:
     text = statement.as_string()
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     comment = f"featurectl: rows of view {view.name} of project {catalog.project}, definition {digest}"
-    return SqlView(view.source_table, text, comment)
+    return SqlView(view.source_table, text, comment, tuple(_column_types(connection, view, first.view)))
 
 
 def _joined(connection: Connection, chosen: Selection) -> JoinedView:
@@ -192,6 +193,20 @@ def _columns(view: View, parts: Sequence[JoinedView], spine: Relation) -> Iterat
         yield _named(cast, field.source_column)
 
 
+def _column_types(connection: Connection, view: View, spine: View) -> Iterator[tuple[str, str]]:
+    """Return the names and types of what the SQL view selects; a spine without a table yet tells no key's type."""
+    if spine.computed_from and spine.source_table:
+        types = columns_of(connection, spine.source_table)
+    else:
+        types = sources.column_types(connection, spine)
+    for key in view.join_keys:
+        yield key, types.get(key, "unknown")
+    for name in (view.timestamp_column, view.created_column or CREATED):
+        yield name, "timestamp with time zone"
+    for field in view.fields:
+        yield field.source_column, field.column_type
+
+
 def _created(parts: Sequence[JoinedView]) -> sql.Composable:
     """Return when the newest of a row's parts was written."""
     written = [
@@ -218,14 +233,14 @@ def view_changes(connection: Connection, catalog: Catalog, *, rebuilt: Collectio
     """Return what brings the project's SQL views to the catalog's; ``rebuilt`` are tables that will be made anew.
 
     Raises:
-        DefinitionError: a name is taken by something else.
+        DefinitionError: a name is taken by something else, or a view must be dropped that others read.
     """
     existing = {
         name: (comment, set(reads)) for name, comment, reads in connection.execute(query("composite", "views_of_ours"))
     }
     wanted = {view.name: view for view in sql_views(connection, catalog)}
     before = [
-        _drop(name)
+        _drop(connection, name)
         for name, (comment, _) in existing.items()
         if name not in wanted and _project_of(comment) == catalog.project
     ]
@@ -237,12 +252,31 @@ def view_changes(connection: Connection, catalog: Catalog, *, rebuilt: Collectio
             continue
         comment, reads = existing[name]
         if reads & set(rebuilt):
-            before.append(_drop(name))
-            after.append(Change(f"create view {name}", view.creation))
+            before.append(_drop(connection, name))
+            after.append(Change(f"create view {name}", f"{view.creation}{_grants(connection, name)}"))
         elif not _is_same(comment, view, catalog.project):
-            again = f"{_drop(name).statement};\n{view.creation}"
-            after.append(Change(f"replace view {name}, whose definition changed", again))
+            replacement = _replacement(connection, view)
+            after.append(Change(f"replace view {name}, whose definition changed", replacement))
     return ViewChanges(tuple(before), tuple(after))
+
+
+def _replacement(connection: Connection, view: SqlView) -> str:
+    """Return what replaces a view; who may read it stays. Only one that keeps its columns can stay under others."""
+    kept = tuple(columns_of(connection, view.name).items())
+    if view.columns[: len(kept)] == kept:
+        return view.creation
+    return f"{_drop(connection, view.name).statement};\n{view.creation}{_grants(connection, view.name)}"
+
+
+def _grants(connection: Connection, name: str) -> str:
+    """Return statements that let those read a view, when it is made again, who may read it now."""
+    statements = [
+        query("composite", "grant_select_on" if may_grant else "grant_select").format(
+            name=table_identifier(name), role=sql.Identifier(role) if role else sql.SQL("PUBLIC")
+        )
+        for role, may_grant in connection.execute(query("composite", "readers_of_view"), {"view": quoted(name)})
+    ]
+    return "".join(f";\n{statement.as_string()}" for statement in statements)
 
 
 def _project_of(comment: str) -> str | None:
@@ -274,5 +308,16 @@ def _refuse_foreign(connection: Connection, name: str) -> None:
         )
 
 
-def _drop(name: str) -> Change:
+def _drop(connection: Connection, name: str) -> Change:
+    """Return what drops a view.
+
+    Raises:
+        DefinitionError: something reads the view, so PostgreSQL would not drop it.
+    """
+    dependents = connection.execute(query("composite", "dependents_of_view"), {"view": quoted(name)}).fetchall()
+    if dependents:
+        raise DefinitionError(
+            f"{name} must be dropped and is read by {', '.join(reader for (reader,) in dependents)}; drop it first, "
+            "then apply, then make it again"
+        )
     return Change(f"drop view {name}", query("composite", "drop_view").format(name=table_identifier(name)).as_string())

@@ -19,6 +19,8 @@ DATABASE_VARIABLE = "FEATURECTL_DATABASE_URL"
 EMBEDDED = "embedded"
 ONLINE_STORE = "featurectl.plugin.online.TimescaleOnlineStore"
 OFFLINE_STORE = "featurectl.plugin.offline.TimescaleOfflineStore"
+# What the file's section `featurectl:` may hold.
+SETTINGS = ("database", "connect_timeout", "statement_timeout", "warmup_bars", "storage")
 
 # Fewer bars, and what Wilder's averages still remember of their start is more than 1e-9 of their value.
 MIN_WARMUP = 400
@@ -96,7 +98,7 @@ def load_config(overrides: Overrides | None = None) -> Config:
     root = find_repository(explicit=overrides.repo)
     path = root / FILE_NAME
     document = _expand(_read_yaml(path), path)
-    own = _section(document, "featurectl", path)
+    own = _own_section(document, path)
     online = _section(document, "online_store", path)
     offline = _section(document, "offline_store", path)
     registry = document.get("registry")
@@ -174,6 +176,15 @@ def _section(document: Mapping[str, Any], name: str, path: Path) -> Mapping[str,
     if not isinstance(section, dict):
         raise ConfigError(f"{path}: {name} must be a mapping")
     return section
+
+
+def _own_section(document: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    own = document.get("featurectl") or {}
+    if not isinstance(own, dict):
+        raise ConfigError(f"{path}: featurectl must be a mapping; settings: {', '.join(SETTINGS)}")
+    if unknown := [name for name in own if name not in SETTINGS]:
+        raise ConfigError(f"{path}: featurectl has no setting '{unknown[0]}'; settings: {', '.join(SETTINGS)}")
+    return own
 
 
 def _storage(own: Mapping[str, Any], path: Path) -> Mapping[str, Any]:

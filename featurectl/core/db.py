@@ -150,6 +150,8 @@ def translate(error: psycopg.Error) -> FeaturectlError:
         return SchemaMissing(f"{reason}; run `featurectl apply`")
     if isinstance(error, (pg.LockNotAvailable, pg.DeadlockDetected, pg.SerializationFailure)):
         return LockHeld(f"{reason}; run the command again")
+    if isinstance(error, (pg.ConfigurationLimitExceeded, pg.DiskFull, pg.OutOfMemory)):
+        return DatabaseError(f"the database refused: {reason}; nothing of this was kept: make room, then run it again")
     if isinstance(error, psycopg.OperationalError):
         return DatabaseUnreachable(f"the database: {reason}; {_next_step(error)}")
     return DatabaseError(f"the database refused: {reason}")

@@ -25,6 +25,8 @@ from featurectl.errors import ConfigError, DefinitionError, FeaturectlError
 _SKEW = timedelta(seconds=5)
 # Retention that runs every day may be so late.
 _LATE = timedelta(days=1)
+# Views of these have rows at instants of their own; others that are keyed by timeframe have one a bar.
+_ROWS_EVERY = {"ticks": ["1m"], "signals": ["15m"]}
 _INLINE_PASSWORD = re.compile(r"://[^\s:/@]*:(?!\$)[^\s@$]+@|^\s*password:\s*['\"]?[^\s$'\"]", re.MULTILINE)
 
 
@@ -281,15 +283,17 @@ def _functions(config: Config, catalog: Catalog) -> Iterator[Finding]:
 
 def _ttls(connection: Connection, catalog: Catalog) -> Iterator[Finding]:
     used = {row[1] for row in connection.execute(query("candles", "list_series"))}
+    bars = [name for name in TIMEFRAMES if name in used]
     for view in catalog.views:
-        if view.ttl is None or not view.online or "timeframe" not in view.join_keys:
+        if view.ttl is None or not view.online:
             continue
-        long = [name for name, length in TIMEFRAMES.items() if name in used and length > view.ttl]
+        distances = _ROWS_EVERY.get(view.computed_from or "", bars if "timeframe" in view.join_keys else [])
+        long = [name for name in distances if TIMEFRAMES[name] > view.ttl]
         if long:
             yield Finding(
                 Level.WARNING,
                 "ttl",
-                f"{view.name} has a TTL of {duration(view.ttl)}, shorter than the bars of {', '.join(long)}: "
-                "their features are stale most of the time",
+                f"{view.name} has a TTL of {duration(view.ttl)}, shorter than the {', '.join(long)} between its rows: "
+                "its features are stale most of the time",
                 f"raise the ttl in the definitions to {duration(TIMEFRAMES[long[-1]])} and run `featurectl apply`",
             )

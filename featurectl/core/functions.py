@@ -129,7 +129,7 @@ def load_functions(file: Path, features: Sequence[str], *, root: Path, computed_
     functions = {name: _feature_function(module, name, shown) for name in features}
     tables = INPUTS[computed_from]
     ordered: dict[str, FeatureFunction] = {}
-    code = _Code.of(file, features)
+    code = _Code.of(file, features, root)
     for name in _order(functions, tables, shown):
         feature = functions[name]
         table = _table_of(feature, tables, ordered, shown)
@@ -140,16 +140,20 @@ def load_functions(file: Path, features: Sequence[str], *, root: Path, computed_
 
 @dataclass(frozen=True, slots=True)
 class _Code:
-    """A file's code, in a form without comments and layout: of each feature, and of all the rest."""
+    """A file's code, in a form without comments and layout: of each feature, and of all the rest.
+
+    To the rest belong the repository's own modules that the file imports, and those that these import.
+    """
 
     features: Mapping[str, str]
     rest: str
 
     @classmethod
-    def of(cls, file: Path, features: Collection[str]) -> _Code:
-        body = ast.parse(file.read_text(encoding="utf-8")).body
+    def of(cls, file: Path, features: Collection[str], root: Path) -> _Code:
+        body = _body(file)
         own = [part for part in body if isinstance(part, ast.FunctionDef) and part.name in features]
         rest = [ast.dump(part) for part in body if part not in own]
+        rest += [ast.dump(part) for module in sorted(_imported(file, root)) for part in _body(module)]
         return cls({part.name: ast.dump(part) for part in own}, "\n".join(rest))
 
     def hash_of(self, name: str, needed: Sequence[str]) -> str:
@@ -208,6 +212,36 @@ def _feature_function(module: ModuleType, name: str, shown: str) -> FeatureFunct
             )
     inputs = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
     return FeatureFunction(name, tuple(inputs), function)
+
+
+def _body(file: Path) -> list[ast.stmt]:
+    return ast.parse(file.read_text(encoding="utf-8")).body
+
+
+def _imported(file: Path, root: Path) -> set[Path]:
+    """Return the repository's own files that a file imports, and those that these import."""
+    found: set[Path] = set()
+    waiting = [file]
+    while waiting:
+        new = {place for name in _modules(waiting.pop()) if (place := _file_of(name, root))} - found - {file}
+        found |= new
+        waiting += new
+    return found
+
+
+def _modules(file: Path) -> Iterator[str]:
+    """Return the names of what a file imports: modules, and what may be modules."""
+    for node in ast.walk(ast.Module(_body(file), [])):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _file_of(name: str, root: Path) -> Path | None:
+    place = root.joinpath(*name.split("."))
+    return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
 
 
 def _order(functions: Mapping[str, FeatureFunction], tables: Mapping[str, Sequence[str]], shown: str) -> Iterable[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from psycopg import sql
 
-from featurectl.core import pgcopy
+from featurectl.core import pgcopy, timescale
 from featurectl.core.db import Connection
 from featurectl.core.queries import query
 from featurectl.core.schema import table_identifier
@@ -157,6 +157,7 @@ class _Writing:
         new, changed, *span = row
         written = Written(new, changed, *(at and microseconds(at) for at in span))
         if written.new + written.changed:
+            timescale.allow_decompression(self.connection)
             cursor = self.connection.execute(self._merging(columns))
             if cursor.rowcount != written.new + written.changed:
                 raise DatabaseError(

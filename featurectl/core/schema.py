@@ -340,13 +340,22 @@ def too_new(version: int) -> str | None:
     return f"the database's schema is version {version} and this featurectl knows {known}; upgrade featurectl"
 
 
+def too_old(version: int) -> str | None:
+    """Say that a database whose newest migration this is waits for later ones; ``None`` where it does not."""
+    known = max(migration.version for migration in migrations())
+    if version >= known:
+        return None
+    return f"the database's schema is version {version} and this featurectl needs {known}; run `featurectl apply`"
+
+
 def require_known(connection: Connection) -> None:
-    """Refuse to write to a database whose schema is a later featurectl's.
+    """Refuse to write to a database whose schema is not this featurectl's.
 
     Raises:
-        SchemaMissing: it is.
+        SchemaMissing: it is older or newer, or there is none.
     """
-    pending_migrations(connection)
+    if pending := pending_migrations(connection):
+        raise SchemaMissing(too_old(pending[0].version - 1) or "")
 
 
 def migrate(connection: Connection) -> list[Migration]:

@@ -67,6 +67,15 @@ def time_tables(config: Config, catalog: Catalog) -> list[TimeTable]:
     return [_configured(table, config.storage.get(table.name), f"{place}.{table.name}") for table in tables.values()]
 
 
+def lifetimes(config: Config, catalog: Catalog) -> dict[str, timedelta]:
+    """Return how long the rows of tables stay, of those from which any are dropped.
+
+    Raises:
+        ConfigError: as :func:`time_tables`.
+    """
+    return {table.name: table.drop_after for table in time_tables(config, catalog) if table.drop_after}
+
+
 def _feature_tables(catalog: Catalog) -> Iterator[TimeTable]:
     for view in catalog.views:
         if view.source_table and view.computed_from in _FEATURES:

@@ -96,6 +96,11 @@ def inspect(connection: Connection) -> Extension:
     )
 
 
+def allow_decompression(connection: Connection) -> None:
+    """Let the transaction change as many rows of compressed chunks as it must: by default there is a limit."""
+    connection.execute(query("timescale", "allow_decompression"))
+
+
 def read_hypertables(connection: Connection, extension: Extension, names: Iterable[str]) -> dict[str, Hypertable]:
     """Return those of the tables that are hypertables, by name."""
     if not extension.has_hypertables:

@@ -51,10 +51,12 @@ def catalog_of(
     Raises:
         DefinitionError: a definition contradicts itself.
     """
-    views = []
+    views: list[catalog.View] = []
     for view in views_of(contents):
         try:
-            views.append(_view(config, view, contents, file_of(view)))
+            made = _view(config, view, contents, file_of(view))
+            _check_table(config, made, views, file_of(view))
+            views.append(made)
         except DefinitionError as error:
             if refuse is None:
                 raise
@@ -69,6 +71,27 @@ def catalog_of(
         services=tuple(sorted(services, key=lambda service: service.name)),
     )
     return catalog.hashed(built)
+
+
+def _check_table(config: Config, view: catalog.View, others: Sequence[catalog.View], place: str) -> None:
+    """Refuse a computed view whose table is ours, or one that another view is computed into.
+
+    Raises:
+        DefinitionError: names the view and its table.
+    """
+    if not view.computed_from or not view.source_table:
+        return
+    owner, table = f"{place}: view '{view.name}'", view.source_table
+    # Where Feast's own defaults are kept, registry and online tables stand in public, beside tables of any kind.
+    ours = {"market", "featurectl", config.online_schema, config.registry_schema} - {"public"}
+    if (schema_name := table.partition(".")[0]) in ours:
+        raise DefinitionError(
+            f"{owner} is computed into {table}, and schema {schema_name} is featurectl's; give its source a table in "
+            "another schema, such as features"
+        )
+    for other in others:
+        if other.computed_from and other.source_table == table:
+            raise DefinitionError(f"{owner} and view '{other.name}' both name table {table}; rename one")
 
 
 def _with_composites(

@@ -224,3 +224,35 @@ def test_a_tag_that_compute_could_not_follow_is_refused_by_its_place(repo: Repo)
     message = r"market_features\.py.*: view 'market_features_view': field 'bid_ask_spread' has aggregate=median; "
     with pytest.raises(DefinitionError, match=message):
         steps.plan(repo.database)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "table", "message"),
+    [
+        ("market_features", "features.market_features", "market.trades", "schema market is featurectl's"),
+        ("market_features", "features.market_features", "featurectl.changes", "schema featurectl is featurectl's"),
+        ("market_features", "features.market_features", "online.other", "schema online is featurectl's"),
+        ("market_features", "features.market_features", "feast.entities", "schema feast is featurectl's"),
+        ("comprehensive_features", "features.comprehensive_features", "market.x", "schema market is featurectl's"),
+        (
+            "sentiment_features",
+            "features.sentiment_features",
+            "features.market_features",
+            "and view 'market_features_view' both name table features.market_features; rename one",
+        ),
+        (
+            "comprehensive_features",
+            "features.comprehensive_features",
+            "features.market_features",
+            "and view 'market_features_view' both name table features.market_features; rename one",
+        ),
+    ],
+)
+def test_a_table_that_is_not_a_views_own_is_not_computed_into(
+    repo: Repo, file: str, old: str, table: str, message: str
+) -> None:
+    edit(repo, f"{file}.py", f'"{old}"', f'"{table}"')
+    with pytest.raises(DefinitionError) as caught:
+        steps.plan(repo.database)
+    assert str(caught.value).startswith(f"feature_repo/{file}.py: view '{file}_view' ")
+    assert table in str(caught.value) and message in str(caught.value)

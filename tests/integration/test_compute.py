@@ -474,3 +474,18 @@ def test_changes_wait_for_every_timeframe(long_market: Market) -> None:
         long_market.ingest(corrected(take(one, [20]), np.random.default_rng(0)), now=NOW + HOUR)
     assert counts(long_market.compute(now=NOW + HOUR, timeframes=("1h",)))[0][2:] == (1, 0, 61)
     assert [one[2:] for one in counts(long_market.compute(now=NOW + HOUR))] == [(0, 0, 0), (1, 0, 61)]
+
+
+def test_rows_that_retention_deletes_are_not_made_again(market: Market) -> None:
+    market = replace(market, warmup=1000)
+    series = random_bars(np.random.default_rng(9), 400)
+    market.ingest(series, now=NOW)
+    now, life = close_of(series, 399), 100 * HOUR
+    drop_after = {TECHNICAL: life}
+    assert counts(market.compute(now=now, drop_after=drop_after)) == [("BTCUSDT_1h", 400, 101, 101, 0)]
+    assert min(market.features()) == now - life
+    for request in ({}, {"full": True}):
+        assert counts(market.compute(now=now + HOUR, drop_after=drop_after, **request))[0][3:] == (0, 0), request
+    edit_function(market, "talib.EMA(close, timeperiod=20)", "talib.EMA(close, timeperiod=20) + 1")
+    assert counts(market.compute(now=now + HOUR, drop_after=drop_after))[0][2:] == (100, 0, 100)
+    assert counts(market.compute(now=now + HOUR, drop_after=drop_after))[0][2:] == (0, 0, 0)

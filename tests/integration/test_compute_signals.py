@@ -286,7 +286,7 @@ def test_changed_functions_and_validities_make_all_rows_again(market: Market) ->
 def test_a_function_without_inputs_is_refused(market: Market) -> None:
     define(market, VIEW, {"first": {}}, "def first(): return 1")
     put(market.connection, "signals", [score(START, 1.0)])
-    with pytest.raises(DefinitionError, match=r"sentiment\.py: first has no input; name a signal"):
+    with pytest.raises(DefinitionError, match=r"sentiment\.py: first has no input; give it the name of a signal"):
         market.compute(now=START + HOUR)
 
 

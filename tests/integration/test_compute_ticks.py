@@ -555,3 +555,34 @@ def test_real_book_tickers_and_trades_give_what_pandas_makes_of_them(market: Mar
                 wanted[datetime.fromtimestamp(int(minute) * 60, UTC)] = row
             agree(feature_rows(market, VIEW, f"{symbol}_{timeframe}"), wanted, f"{symbol}_{timeframe}")
         assert last - first == 6, "every minute of the files has ticks"
+
+
+def test_rows_that_retention_deletes_are_not_made_again(market: Market) -> None:
+    put(market.connection, "trades", [trade(START + MINUTE * place) for place in range(60)])
+    now, drop_after = START + HOUR, {TABLE: 10 * MINUTE}
+    market.compute(now=now, drop_after=drop_after)
+    expected = [now - place * MINUTE for place in range(10, -1, -1)]
+    assert list(feature_rows(market, VIEW, "BTCUSDT_1m")) == expected
+    assert {one[1:] for one in counts(market.compute(now=now, drop_after=drop_after, full=True)).values()} == {(0, 0)}
+
+
+def test_a_run_over_one_timeframe_sees_its_changes_once(market: Market) -> None:
+    put(market.connection, "trades", [trade(START + MINUTE * place) for place in range(60)])
+    now = START + HOUR
+    market.compute(now=now)
+    for place in (30, 40):
+        put(market.connection, "trades", [trade(START + place * MINUTE, 2.0, id=f"late {place}")])
+        done = counts(market.compute(now=now, timeframes=("1m",)))
+        assert done["BTCUSDT_1m"] == (1, 0, 1)
+    assert changes(market) == 2
+    market.compute(now=now)
+    assert changes(market) == 0
+
+
+def test_a_symbol_without_ticks_holds_no_changes(market: Market) -> None:
+    put(market.connection, "trades", [trade(START), {**trade(START), "symbol": "GONE"}])
+    market.compute(now=START + HOUR)
+    put(market.connection, "trades", [{**trade(START, 2.0), "symbol": "GONE"}])
+    market.connection.execute(b"DELETE FROM market.trades WHERE symbol = 'GONE'")
+    market.compute(now=START + HOUR)
+    assert changes(market) == 0

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from featurectl.core import doctor
+from featurectl.core.catalog import read_catalog
 from tests.fix_repository import Repo
 
 
@@ -33,8 +36,30 @@ def test_a_bar_longer_than_the_ttl_is_warned_of(repo: Repo) -> None:
         )
     finding = findings(repo, 0)["ttl"]
     assert finding["level"] == "warning"
-    assert "shorter than the bars of 4h" in finding["message"]
+    assert finding["message"].startswith("technical_indicators_view has a TTL of 1h, shorter than the 4h between its")
     assert "4h" in finding["fix"]
+
+
+def test_the_ttl_is_compared_with_the_time_between_the_rows_of_the_view(repo: Repo) -> None:
+    """Whatever bars there are, views of ticks have a row a minute, and those of signals one in 15 minutes."""
+    with repo.connect() as connection:
+        connection.execute(
+            "INSERT INTO market.candles (symbol, timeframe, open_time, open, high, low, close, volume) "
+            "VALUES ('BTCUSDT', '1h', '2024-01-01Z', 1, 1, 1, 1, 1)"
+        )
+        catalog = read_catalog(connection, "market")
+
+        def short(seconds: float) -> set[str]:
+            views = tuple(replace(view, ttl_seconds=seconds) for view in catalog.views)
+            return {one.message.split(": ")[0] for one in doctor._ttls(connection, replace(catalog, views=views))}
+
+        assert short(3600) == set()
+        bars = "technical_indicators_view has a TTL of {}, shorter than the 1h between its rows"
+        scores = "sentiment_features_view has a TTL of {}, shorter than the 15m between its rows"
+        assert short(900) == {bars.format("15m")}
+        assert short(60) == {bars.format("1m"), scores.format("1m")}
+        ticks = "market_features_view has a TTL of {}, shorter than the 1m between its rows"
+        assert short(59) == {bars.format("59s"), scores.format("59s"), ticks.format("59s")}
 
 
 @pytest.mark.parametrize(

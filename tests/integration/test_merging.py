@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from featurectl.core.db import Connection, open_connection
+from featurectl.core.db import Connection, open_connection, translated_errors
 from featurectl.core.merging import SeriesTable, Written, write_series
 from featurectl.core.times import from_microseconds
+from featurectl.errors import DatabaseError
 
 NOW = datetime(2024, 5, 1, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)
@@ -171,3 +172,20 @@ def test_instants_are_exact_to_the_microsecond(connection: Connection) -> None:
     write(connection, [(at, "a", 1.0, 1.0)])
     row = connection.execute("SELECT at FROM ticks").fetchone()
     assert row == (from_microseconds(at),)
+
+
+def test_a_merge_may_decompress_what_it_must_and_nothing_else_may(connection: Connection) -> None:
+    """TimescaleDB's limit, which a plain server takes for a setting of the user's own, ends with the transaction."""
+    name = "timescaledb.max_tuples_decompressed_per_dml_transaction"
+    connection.execute(f"SET {name} = 100000".encode())
+    write(connection, [(1, "a", 1.0, 1.0)])
+    with connection.transaction():
+        assert write(connection, [(1, "a", 2.0, 1.0)]) == Written(0, 1)
+        assert connection.execute(f"SHOW {name}".encode()).fetchone() == ("0",)
+    assert connection.execute(f"SHOW {name}".encode()).fetchone() == ("100000",)
+
+
+def test_a_limit_of_the_server_is_no_server_that_is_away(connection: Connection) -> None:
+    with pytest.raises(DatabaseError, match="too much; nothing of this was kept") as caught, translated_errors():
+        connection.execute("DO $$ BEGIN RAISE EXCEPTION 'too much' USING ERRCODE = '53400'; END $$")
+    assert type(caught.value) is DatabaseError

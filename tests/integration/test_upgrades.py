@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -228,3 +229,17 @@ def test_plan_and_apply_refuse_a_newer_schema(newer: Repo) -> None:
 
 def test_the_same_schema_is_not_spoken_of(repo: Repo) -> None:
     assert repo.run("views").stderr == ""
+
+
+def test_what_writes_waits_for_apply_after_an_upgrade(repo: Repo) -> None:
+    with repo.connect() as connection:
+        connection.execute(
+            "DELETE FROM featurectl.migrations WHERE version = (SELECT max(version) FROM featurectl.migrations)"
+        )
+    for words in (("compute",), ("materialize",), ("ingest", "trades", "none.csv")):
+        done = repo.run(*words)
+        assert done.returncode == 2, words
+        assert re.search(r"schema is version \d+ and this featurectl needs \d+; run `featurectl apply`", done.stderr), (
+            words
+        )
+    assert repo.run("get-online", "BTCUSDT_1h").returncode == 0

@@ -167,6 +167,19 @@ def test_symbols_are_written_one_way(text: str, symbol: str | None) -> None:
     assert normalize_symbol(text) == symbol
 
 
+def test_the_whole_market_has_no_candles() -> None:
+    with pytest.raises(InputFileError, match=r"symbol '\*' is the whole market, which only signals have"):
+        read(bars(), symbol="*")
+    with pytest.raises(InputFileError, match="the file name does not say; give --symbol"):
+        read(bars(), name="*_1h.csv")
+    content = bars(header="timestamp,open,high,low,close,volume,symbol", extra=",A").replace(",2,A", ",2,*")
+    file = read(content, name="BTCUSDT_1h.csv")
+    assert [(series.symbol, len(series.volume)) for series in file.series] == [("A", 3)]
+    assert file.rejects.table.column("detail").to_pylist() == ["column 'symbol': '*'"]
+    market = read(content.replace(",A", ",*"), name="BTCUSDT_1h.csv", timeframe="1h")
+    assert (market.series, market.rejects.counts) == ((), {"unparsable": 4})
+
+
 def test_1h_in_capitals_is_an_hour_and_1m_in_capitals_is_no_minute() -> None:
     assert [normalize_timeframe(text) for text in ("1h", "1H", " 1d ", "1M", "1m", "7m", "")] == [
         "1h", "1h", "1d", None, "1m", None, None,

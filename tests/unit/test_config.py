@@ -98,8 +98,12 @@ def test_time_outs_come_from_flag_environment_file_in_that_order(
         ("project: 'a b'\nfeaturectl: {database: embedded}\n", "project must be"),
         ("project: 5\nfeaturectl: {database: embedded}\n", "project must be"),
         ("project: market\n", "names no database"),
-        ("project: market\nfeaturectl: nonsense\n", "names no database"),
+        ("project: market\nfeaturectl: nonsense\n", "featurectl must be a mapping"),
         ("project: market\nfeaturectl: [1]\n", "featurectl must be a mapping"),
+        (
+            "project: market\nfeaturectl: {database: embedded, storrage: {}}\n",
+            "featurectl has no setting 'storrage'; settings: database, .*storage",
+        ),
         ("project: market\nfeaturectl: {database: mysql://x}\n", "is not a PostgreSQL URL"),
         ("project: market\nfeaturectl: {database: embedded, warmup_bars: 0}\n", "warmup_bars must be"),
         ("project: market\nfeaturectl: {database: embedded, warmup_bars: many}\n", "warmup_bars must be"),

@@ -141,3 +141,17 @@ def test_the_default_definitions_load() -> None:
 def test_parameters_that_are_no_plain_inputs_are_refused(tmp_path: Path, parameters: str) -> None:
     with pytest.raises(DefinitionError, match=r"f has parameter '.*'; write plain ones"):
         load(tmp_path, f"def f({parameters}): return 1", "f")
+
+
+def test_a_module_of_the_repository_belongs_to_the_code_that_imports_it(tmp_path: Path) -> None:
+    helper, deeper = tmp_path / "helper.py", tmp_path / "deeper.py"
+    helper.write_text("from deeper import FACTOR\ndef scale(x): return x * FACTOR\n")
+    deeper.write_text("FACTOR = 1\n")
+    text = "from helper import scale\ndef f(close): return scale(close)\ndef g(close): return close\n"
+    before = load(tmp_path, text, "f", "g").hashes
+    assert load(tmp_path, text, "f", "g").hashes == before
+    deeper.write_text("FACTOR = 2  # a comment beside it\n")
+    after = load(tmp_path, text, "f", "g").hashes
+    assert all(after[name] != before[name] for name in "fg")
+    deeper.write_text("FACTOR = 2\n")
+    assert load(tmp_path, text, "f", "g").hashes == after

@@ -13,7 +13,7 @@ from psycopg import sql
 from featurectl.core import pgcopy
 from featurectl.core.catalog import View
 from featurectl.core.compute.bars import blocks, influenced, placed
-from featurectl.core.compute.changes import Ledger, one_state
+from featurectl.core.compute.changes import Ledger, is_complete, one_state
 from featurectl.core.compute.request import Computed, Request
 from featurectl.core.db import Connection
 from featurectl.core.entity import TIMEFRAMES, EntityId
@@ -93,15 +93,17 @@ class CandleJob:
         """Compute what is due; a run over everything takes note of the changes that it has seen."""
         ledger = Ledger(self.connection, self.view.source_table or "", self.symbol)
         chosen = tuple(filter(self.request.wants_timeframe, self.timeframes))
-        everything = chosen == self.timeframes and self.request.window == ALWAYS and not self.request.features
+        everything = is_complete(self.request)
         if everything:
             ledger.announce(chosen)
+        results = []
         with one_state(self.connection):
-            changes = ledger.unseen([SOURCE], [self.symbol])
-            changed_from = min((change.first for change in changes), default=None)
-            results = [_Series(self, timeframe, changed_from).compute() for timeframe in chosen]
-            if everything:
-                ledger.mark_seen(changes)
+            for timeframe in chosen:
+                changes = ledger.unseen(timeframe, [SOURCE], [self.symbol])
+                changed_from = min((change.first for change in changes), default=None)
+                results.append(_Series(self, timeframe, changed_from).compute())
+                if everything:
+                    ledger.mark_seen(timeframe, changes)
         return results
 
 
@@ -129,6 +131,8 @@ class _Series:
         if start is not None and since is not None:
             inside &= open_times >= since
         wanted = inside & ~self._cut_off(open_times, events, found)
+        if request.floor:
+            wanted &= open_times + self._bar >= microseconds(request.floor)
         current = created == found
         if len(outdated) == len(functions.ordered):
             current[:] = False
@@ -141,7 +145,7 @@ class _Series:
             outdated = [name for name in request.features if request.full or name in outdated]
         if outdated:
             rest = wanted & (found >= 0) & ~target
-        stale = (wanted & ~current & target) | rest
+        stale = (wanted & target & (~current | bool(outdated))) | rest
         written = [*self._write(open_times, target), *self._write(open_times, rest, outdated)]
         if outdated and inside.all():
             self._record(hashes, outdated)

@@ -63,15 +63,15 @@ class Ledger:
         rows = self.connection.execute(query("changes", "series_states"), self._series)
         return {name: State(hashes, until and microseconds(until)) for name, hashes, until in rows}
 
-    def unseen(self, sources: Sequence[str], symbols: Sequence[str]) -> list[Change]:
-        """Return what was written for these symbols and has not been marked as seen."""
-        parameters = {**self._series, "sources": list(sources), "symbols": list(symbols)}
+    def unseen(self, timeframe: str, sources: Sequence[str], symbols: Sequence[str]) -> list[Change]:
+        """Return what was written for these symbols and a series has not been marked to have seen."""
+        parameters = {**self._series, "timeframe": timeframe, "sources": list(sources), "symbols": list(symbols)}
         rows = self.connection.execute(query("changes", "unseen_changes"), parameters)
         return [Change(id, source, microseconds(first), microseconds(last)) for id, source, first, last in rows]
 
-    def mark_seen(self, changes: Iterable[Change]) -> None:
+    def mark_seen(self, timeframe: str, changes: Iterable[Change]) -> None:
         if ids := [change.id for change in changes]:
-            self._execute("mark_seen", ids=ids)
+            self._execute("mark_seen", timeframe=timeframe, ids=ids)
 
     def note(self, timeframe: str, state: State | None) -> None:
         """Note what state a series is in from now on, if that is known."""
@@ -80,7 +80,7 @@ class Ledger:
             self._execute("note_series", timeframe=timeframe, hashes=json.dumps(dict(state.hashes)), until=until)
 
     def forget_others(self, timeframes: Sequence[str]) -> None:
-        """Forget the states of series that are computed no more: they do not see the changes that are marked."""
+        """Forget the states of series that are computed no more: no change need wait for them."""
         self._execute("forget_series", timeframes=list(timeframes))
 
     @property
@@ -97,6 +97,11 @@ def forget_seen(connection: Connection) -> None:
     What is noted of the tables of other views goes too; should one come back, it is computed from its beginning.
     """
     connection.execute(query("changes", "forget_seen"))
+
+
+def forget_symbols(connection: Connection, table: str, symbols: Iterable[str]) -> None:
+    """Forget the series of all symbols but these: there is nothing left of which a feature table has theirs."""
+    connection.execute(query("changes", "forget_symbols"), {"table": table, "symbols": list(symbols)})
 
 
 def due(state: State, hashes: Mapping[str, str], changed: Iterable[Span], *, step: int, last: int) -> list[Span]:

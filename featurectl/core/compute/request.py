@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 from featurectl.core.catalog import View
 from featurectl.core.functions import FunctionSet, load_functions
-from featurectl.core.times import ALWAYS, Window
+from featurectl.core.times import ALWAYS, Window, microseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,8 @@ class Computed:
 class Request:
     """Which features to bring up to date: ``full`` recomputes all rows of the window, else only stale ones.
 
-    With ``features`` only these, in the feature rows that are there; new rows wait for a run without.
+    With ``features`` only these, in the feature rows that are there; new rows wait for a run without. Retention deletes
+    feature rows from before ``floor``, and none is made there.
     """
 
     symbols: tuple[str, ...] = ()
@@ -39,6 +41,11 @@ class Request:
     window: Window = ALWAYS
     full: bool = False
     features: tuple[str, ...] = ()
+    floor: datetime | None = None
+
+    def first_of_grid(self, step: int) -> int:
+        """Return the first instant that is not before the floor, of those every ``step`` microseconds."""
+        return -(-microseconds(self.floor) // step) if self.floor else -(2**62)
 
     def wants_symbol(self, symbol: str) -> bool:
         return not self.symbols or symbol in self.symbols

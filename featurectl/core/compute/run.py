@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 
 from featurectl.core import tags
 from featurectl.core.catalog import Catalog, View
 from featurectl.core.compute import candles, signals, ticks
-from featurectl.core.compute.changes import forget_seen
+from featurectl.core.compute.changes import forget_seen, forget_symbols, is_complete
 from featurectl.core.compute.request import Computed, Job, Request, view_functions
 from featurectl.core.db import Connection
 from featurectl.core.locks import lock
@@ -25,9 +26,12 @@ def compute(
     root: Path,
     warmup: int,
     now: datetime,
+    drop_after: Mapping[str, timedelta] = MappingProxyType({}),
     on_job: Callable[[int, int, str], None] = lambda index, total, entity: None,
 ) -> list[Computed]:
-    """Bring the computed views up to date, one entity or symbol after the other, each in a transaction of its own.
+    """Bring the computed views up to date, one symbol after the other, each in a transaction of its own.
+
+    ``drop_after`` says, by feature table, how long its rows stay; older ones are not made.
 
     Raises:
         UsageError: the project defines no computed view.
@@ -40,10 +44,14 @@ def compute(
     results = []
     for number, view in enumerate(views):
         with lock(connection, f"compute {view.source_table}"):
-            jobs = _jobs(connection, view, _of_view(request, view), root, warmup, now)
+            life = drop_after.get(view.source_table or "")
+            wanted = replace(_of_view(request, view), floor=now - life if life else None)
+            jobs = _jobs(connection, view, wanted, root, warmup, now)
             for index, job in enumerate(jobs):
                 on_job(number * len(jobs) + index, len(views) * len(jobs), job.entity)
                 results += job.run()
+            if is_complete(request) and not (request.symbols or request.timeframes):
+                forget_symbols(connection, view.source_table or "", (job.entity for job in jobs))
     forget_seen(connection)
     return results
 

@@ -94,12 +94,12 @@ class SignalJob:
             ledger.announce([_NO_TIMEFRAME])
         with one_state(self.connection):
             state = ledger.states().get(_NO_TIMEFRAME, State())
-            changes = ledger.unseen([SIGNALS], self._symbols)
+            changes = ledger.unseen(_NO_TIMEFRAME, [SIGNALS], self._symbols)
             result = self._compute(state, changes)
             until = microseconds(self.now) // QUARTER * QUARTER
             ledger.note(_NO_TIMEFRAME, noted(state, self._hashes, until, self.request))
             if is_complete(self.request):
-                ledger.mark_seen(changes)
+                ledger.mark_seen(_NO_TIMEFRAME, changes)
         return [result]
 
     @property
@@ -146,7 +146,8 @@ class SignalJob:
         reach = self.functions.reach
         touched = [(_up(change.first), (change.last + reach) // QUARTER) for change in changes]
         spans = due(state, self._hashes, touched, step=QUARTER, last=microseconds(self.now) // QUARTER)
-        return within(inside(spans, self.request.window, step=QUARTER), _up(oldest), -BEGINNING)
+        first = max(_up(oldest), self.request.first_of_grid(QUARTER))
+        return within(inside(spans, self.request.window, step=QUARTER), first, -BEGINNING)
 
     def _pieces(self, rows: FeatureRows, newest: int | None, spans: Iterable[Span]) -> Iterator[Ints]:
         """Yield the instants that are due, some at a time, without long spans that have neither scores nor rows."""

@@ -84,15 +84,17 @@ class TickJob:
         if is_complete(self.request):
             ledger.announce(chosen)
         with one_state(self.connection):
-            states, changes = ledger.states(), ledger.unseen(TICKS, [self.symbol])
+            states = ledger.states()
+            changes = {name: ledger.unseen(name, TICKS, [self.symbol]) for name in chosen}
             oldest = {table: first_tick(self.connection, table, self.symbol) for table in self._groups}
-            series = [self._series(name, states.get(name, State()), changes, oldest) for name in chosen]
+            series = [self._series(name, states.get(name, State()), changes[name], oldest) for name in chosen]
             read = self._compute(series)
             until = microseconds(self.now) // MINUTE * MINUTE
             for one in series:
                 ledger.note(one.timeframe, noted(one.state, self._hashes, until, self.request))
+                if is_complete(self.request):
+                    ledger.mark_seen(one.timeframe, changes[one.timeframe])
             if is_complete(self.request) and chosen == timeframes:
-                ledger.mark_seen(changes)
                 ledger.forget_others(timeframes)
         return [self._result(one, read) for one in series]
 
@@ -137,6 +139,7 @@ class TickJob:
         before = State() if self.request.full or newest is None else state
         spans = due(before, self._hashes, touched, step=MINUTE, last=microseconds(self.now) // MINUTE)
         first = min((tick // MINUTE + 1 for tick in oldest.values() if tick is not None), default=-BEGINNING)
+        first = max(first, self.request.first_of_grid(MINUTE))
         spans = within(inside(spans, self.request.window, step=MINUTE), first, -BEGINNING)
         stays = Kept(newest, {})
         if spans:

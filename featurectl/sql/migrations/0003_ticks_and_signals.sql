@@ -43,12 +43,13 @@ CREATE TABLE IF NOT EXISTS featurectl.changes (
     last_time timestamptz NOT NULL
 );
 
--- By symbol, for what is written for the whole market concerns each of them.
+-- By series, for what is written for the whole market concerns each symbol, and a run may leave timeframes out.
 CREATE TABLE IF NOT EXISTS featurectl.changes_seen (
     change_id bigint NOT NULL REFERENCES featurectl.changes (id) ON DELETE CASCADE,
     feature_table text NOT NULL,
     symbol text NOT NULL,
-    PRIMARY KEY (change_id, feature_table, symbol)
+    timeframe text NOT NULL,
+    PRIMARY KEY (change_id, feature_table, symbol, timeframe)
 );
 
 CREATE INDEX IF NOT EXISTS changes_of_symbol ON featurectl.changes (symbol, source);
