@@ -47,7 +47,8 @@ def compute(
     """Compute features from candles, ticks and scores that are new or changed.
 
     A corrected bar recomputes the bars it influences, to the length of the warm-up, also those after --end; a corrected
-    tick or score the rows it counts in; changed functions everything. Times are ISO 8601 (UTC without a zone) or relative: -7d, now.
+    tick or score recomputes the rows it counts in, and changed functions everything. Times are ISO 8601 (UTC without a
+    zone) or relative: -7d, now.
 
     Example: featurectl compute
 

@@ -120,6 +120,7 @@ def test_levels_that_a_thin_book_lacks_hold_nothing_but_nonsense_in_them_is_refu
         ("yesterday,A,10,1,11,1", "unparsable", "column 'time_ms': 'yesterday'"),
         (",A,10,1,11,1", "unparsable", "column 'time_ms': blank"),
         (f"{MS},,10,1,11,1", "unparsable", "column 'symbol': blank"),
+        (f"{MS},*,10,1,11,1", "unparsable", "column 'symbol': '*'"),
         (f"{MS},A,ten,1,11,1", "unparsable", "column 'bid': 'ten'"),
         (f"{MS},A,10,1,11,1 BTC", "unparsable", "column 'ask_size': '1 BTC'"),
         (f"{MS},A,10,1,11", "wrong number of fields", "5 fields, not 6"),
@@ -163,6 +164,22 @@ def test_where_the_newest_is_first_the_first_state_of_an_instant_counts() -> Non
     forward, backward = read(lines(*content)), read(lines(*content[::-1]))
     assert rows(forward.series[0]) == rows(backward.series[0]) == [(0, 10, 2, 11, 2), (1, 10, 3, 11, 3)]
     assert forward.superseded == backward.superseded == 1
+
+
+def test_each_symbol_of_a_file_has_an_order_of_its_own() -> None:
+    falling = ["1,A,10,3,11,3", "0,A,10,2,11,2", "0,A,10,1,11,1", "1,B,20,3,21,3", "0,B,20,2,21,2", "0,B,20,1,21,1"]
+    instant = ["0,C,30,2,31,2", "0,C,30,1,31,1"]
+    rising = ["0,D,40,1,41,1", "0,D,40,2,41,2", "1,D,40,3,41,3"]
+
+    def sizes(content: list[str]) -> dict[str, list[float]]:
+        file = read(lines(*(f"{MS + int(row[0])}{row[1:]}" for row in content)))
+        assert file.superseded == len(content) - sum(map(len, file.series))
+        return {series.key["symbol"]: series.columns["bid_size"].tolist() for series in file.series}
+
+    # A symbol of one instant goes with the others, where those agree; else its last row counts.
+    assert sizes([*falling, *instant]) == {"A": [2, 3], "B": [2, 3], "C": [2]}
+    assert sizes([*falling, *instant, *rising]) == {"A": [2, 3], "B": [2, 3], "C": [1], "D": [2, 3]}
+    assert sizes([*instant, *rising]) == {"C": [1], "D": [2, 3]}
 
 
 def test_a_row_out_of_order_does_not_turn_the_file_around() -> None:
@@ -216,6 +233,20 @@ def test_the_symbol_comes_from_the_option_the_column_or_the_name() -> None:
     assert [series.key for series in read(both).series] == [{"symbol": "A"}, {"symbol": "BC"}]
     with pytest.raises(InputFileError, match="--symbol says A, column 'symbol' says BC"):
         read(both, symbol="A")
+
+
+def test_the_whole_market_has_no_order_book() -> None:
+    market = lines(f"{MS},*,10,1,11,1")
+    # Neither the option nor the file's name gives rows of the market to one symbol.
+    file = read(market, name="BTCUSDT_book_ticker.csv")
+    assert (file.series, file.rejects.counts) == ((), {"unparsable": 1})
+    with pytest.raises(InputFileError, match=r"--symbol says A, column 'symbol' says \*"):
+        read(market, symbol="A")
+    for symbol in ("*", " */ "):
+        with pytest.raises(InputFileError, match=r"symbol '\*' is the whole market, which only signals have; name one"):
+            read(market, symbol=symbol)
+    with pytest.raises(InputFileError, match="the file name does not say; give --symbol"):
+        read(lines(f"{MS},10,1,11,1", header="time,bid,bid_size,ask,ask_size"), name="*_book_ticker.csv")
 
 
 @pytest.mark.parametrize(

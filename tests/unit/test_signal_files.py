@@ -97,7 +97,11 @@ def test_a_wide_file_has_a_column_for_each_signal() -> None:
     )
     file = read(content, signals=["news", "fear"])
     assert file.layout == "wide"
-    assert content_of(file) == {("A", "fear"): [(0, 7.0), (1, 8.0)], ("A", "news"): [(0, 0.5)]}
+    assert content_of(file) == {
+        ("A", "fear"): [(0, 7.0), (1, 8.0)],
+        ("A", "news"): [(0, 0.5)],
+        ("B", "fear"): [(3, 9.0)],
+    }
     assert file.rejects.table.select(["row", "reason", "detail"]).to_pylist() == [
         {"row": 3, "reason": "non-finite", "detail": "column 'News': blank, column 'fear': blank"},
         {"row": 4, "reason": "score out of range", "detail": "news is 2, declared -1 to 1"},
@@ -108,6 +112,41 @@ def test_a_wide_file_has_a_column_for_each_signal() -> None:
     }
     with pytest.raises(InputFileError, match=r"columns not recognized: .*; needed: a column 'social'"):
         read(content, signals=["news", "social"])
+
+
+@pytest.mark.parametrize(
+    ("row", "rejected"),
+    [
+        ("1,A,x,7", [("unparsable", "column 'news': 'x'")]),
+        ("1,A,inf,7", [("non-finite", "column 'news': 'inf'")]),
+        ("1,A,2,7", [("score out of range", "news is 2, declared -1 to 1")]),
+        ("1,A,x,-7", [("unparsable", "column 'news': 'x'"), ("score out of range", "fear is -7, declared 0 to 100")]),
+        ("1,A,x,", [("unparsable", "column 'news': 'x'")]),
+        ("1,A,,", [("non-finite", "column 'news': blank, column 'fear': blank")]),
+        ("1,,1,7", [("unparsable", "column 'symbol': blank")]),
+        ("99999999,A,1,7", [("time out of range", "read as 2027-10-02T09:46:39Z")]),
+    ],
+)
+def test_a_bad_score_leaves_the_others_of_its_row_alone(row: str, rejected: list[tuple[str, str]]) -> None:
+    seconds, rest = row.split(",", 1)
+    content = lines(f"{DAY},A,0.5,6", f"{DAY + int(seconds)},{rest}", header="time,symbol,news,fear")
+    file = read(content, signals=["news", "fear"])
+    table = file.rejects.table.select(["row", "reason", "detail"]).to_pylist()
+    assert table == [{"row": 2, "reason": reason, "detail": detail} for reason, detail in rejected]
+    assert (sum(file.faults.values()), file.rows_read) == (len(rejected), 2)
+    kept = [(1, 7.0)] if row.endswith(",7") and "news" in rejected[0][1] else []
+    assert content_of(file) == {("A", "news"): [(0, 0.5)], ("A", "fear"): [(0, 6.0), *kept]}
+
+
+def test_each_score_of_a_wide_file_has_duplicates_of_its_own() -> None:
+    content = [f"{DAY},A,0.5,7", f"{DAY},A,x,8", f"{DAY},A,,8", f"{DAY},A,0.5,"]
+    file = read(lines(*content, header="time,symbol,News,fear"), signals=["news", "fear"])
+    assert content_of(file) == {("A", "news"): [(0, 0.5)], ("A", "fear"): [(0, 8.0)]}
+    assert file.duplicates == 2
+    assert file.rejects.table.select(["row", "reason", "detail"]).to_pylist() == [
+        {"row": 1, "reason": "duplicate, disagrees", "detail": "column 'fear': row 3 kept"},
+        {"row": 2, "reason": "unparsable", "detail": "column 'News': 'x'"},
+    ]
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,7 @@ def test_cells_that_fit_no_layout_are_refused(row: str) -> None:
     [
         ("9,never,A,10,1,true", "unparsable", "column 'time_ms': 'never'"),
         (f"9,{MS},NULL,10,1,true", "unparsable", "column 'symbol': 'NULL'"),
+        (f"9,{MS},*,10,1,true", "unparsable", "column 'symbol': '*'"),
         (f"9,{MS},A,1O,1,true", "unparsable", "column 'price': '1O'"),
         (f"9,{MS},A,10,few,true", "unparsable", "column 'size': 'few'"),
         (f"9,{MS},A,10,1,buy", "unparsable", "column 'buyer_is_maker': 'buy'"),
@@ -212,6 +213,11 @@ def test_the_side_may_be_missing_and_may_be_a_truth_value() -> None:
 def test_a_file_that_can_not_be_used_says_why(content: str, message: str) -> None:
     with pytest.raises(InputFileError, match=message):
         read(content)
+
+
+def test_the_whole_market_has_no_trades() -> None:
+    with pytest.raises(InputFileError, match=r"symbol '\*' is the whole market, which only signals have"):
+        read(lines(f"1,{MS},1,1", header="id,time,price,size"), symbol="*")
 
 
 @pytest.mark.parametrize("name_of", [str, lambda number: str(uuid.UUID(int=number))], ids=["numbers", "texts"])

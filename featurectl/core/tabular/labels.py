@@ -14,6 +14,8 @@ from featurectl.errors import InputFileError
 
 # Far above any exchange's names, and far below what an index entry holds.
 MAX_SYMBOL = 100
+# The symbol of signals that are the whole market's.
+MARKET = "*"
 Normalize = Callable[[str], str | None]
 
 
@@ -28,6 +30,12 @@ class Labels:
     def same(cls, name: str, rows: int) -> Labels:
         """Give every row the same name."""
         return cls((name,), np.zeros(rows, dtype=np.int64))
+
+    def without(self, name: str) -> Labels:
+        """Take one name for nothing usable."""
+        if name not in self.names:
+            return self
+        return Labels(self.names, np.where(self.codes == self.names.index(name), -1, self.codes))
 
 
 def normalize_symbol(text: str) -> str | None:
@@ -65,7 +73,7 @@ class Texts:
 
 
 def stated_symbols(argument: str | None, texts: Texts) -> Labels | None:
-    """Take every row's symbol from the argument or the column; None where neither says one.
+    """Take every row's symbol, maybe ``*``, from the argument or the column; None where neither says one.
 
     Raises:
         InputFileError: the argument is no symbol, or contradicts the column.
@@ -75,14 +83,16 @@ def stated_symbols(argument: str | None, texts: Texts) -> Labels | None:
 
 
 def resolve_symbols(argument: str | None, texts: Texts, from_file_name: Normalize) -> Labels:
-    """Find every row's symbol: in the argument, the column, or the file's name.
+    """Find every row's symbol: in the argument, the column, or the file's name; ``*`` is none, only signals have it.
 
     Raises:
-        InputFileError: nothing names one, or the argument contradicts the column.
+        InputFileError: nothing names one, or the argument is none or contradicts the column.
     """
+    if argument is not None and normalize_symbol(argument) == MARKET:
+        raise InputFileError(f"{texts.file}: symbol '{MARKET}' is the whole market, which only signals have; name one")
     labels = stated_symbols(argument, texts)
     if labels is not None:
-        return labels
+        return labels.without(MARKET)
     found = None if texts.file == "-" else from_file_name(texts.file)
     if found is None:
         missing = "no symbol column" if texts.column is None else f"column '{texts.name}' is blank"

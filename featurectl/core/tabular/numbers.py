@@ -25,6 +25,12 @@ class Numbers:
     unparsable: Bools
 
 
+def is_blank(numbers: Numbers) -> Bools:
+    """Mark the cells that hold nothing."""
+    blank: Bools = np.isnan(numbers.values) & ~numbers.unparsable
+    return blank
+
+
 def read_numbers(column: pa.ChunkedArray) -> Numbers:
     """Read a column of strings, integers, floats or decimals.
 

@@ -29,6 +29,16 @@ class Verdicts:
         accepted: Bools = self._codes == 0
         return accepted
 
+    @property
+    def rejected(self) -> Bools:
+        """Mark the rows something was found against; those left out are neither accepted nor rejected."""
+        rejected: Bools = self._codes > 0
+        return rejected
+
+    def leave_out(self, where: Bools) -> None:
+        """Leave accepted rows out that are not wrong."""
+        self._codes[where & self.accepted] = -1
+
     def refuse(self, reason: str, where: Bools, *fields: str) -> None:
         """Refuse the rows at ``where`` unless something else was found before."""
         self._codes[where & self.accepted] = self._code(reason, fields)
@@ -103,22 +113,19 @@ def explain_rejects(
     columns: Columns, verdicts: Verdicts, positions: Mapping[str, int], times: Times, explain: Explain = _cells_only
 ) -> Rejects:
     """Say of each refused row what is wrong; ``positions`` gives the column of each field."""
-    refused = np.flatnonzero(~verdicts.accepted)
+    rejected = explain_each(columns, verdicts, positions, times, explain)
+    return build_rejects(columns.raw, columns.names, rejected)
+
+
+def explain_each(
+    columns: Columns, verdicts: Verdicts, positions: Mapping[str, int], times: Times, explain: Explain
+) -> Iterator[Rejected]:
+    """Give the refused rows that parsed, as ``explain_rejects`` puts them into a table."""
+    refused = np.flatnonzero(verdicts.rejected)
     cells = {
         field: (columns.names[position], columns.raw.column(position).take(pa.array(refused)).to_pylist())
         for field, position in positions.items()
     }
-    return build_rejects(columns.raw, columns.names, _rejected(columns, verdicts, refused, cells, times, explain))
-
-
-def _rejected(
-    columns: Columns,
-    verdicts: Verdicts,
-    refused: Ints,
-    cells: Mapping[str, tuple[str, list[object]]],
-    times: Times,
-    explain: Explain,
-) -> Iterator[Rejected]:
     for place, row in enumerate(refused.tolist()):
         reason, fields = verdicts.of(row)
         if reason == DISAGREES:

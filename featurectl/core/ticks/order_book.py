@@ -59,7 +59,7 @@ def read_order_book(
 
     A series has ``time``, ``bid``, ``bid_size``, ``ask`` and ``ask_size``, one row an instant. Of several updates with
     the same time the last one is what the book was from then on; the ones before it lasted for less than the clock
-    shows, and are counted as superseded, not refused.
+    shows, and are counted as superseded, not refused. Where a symbol's rows have the newest first, the last is on top.
 
     Args:
         source: a path, or a binary stream such as stdin.
@@ -195,8 +195,19 @@ def _book(numbers: Mapping[str, Numbers]) -> dict[str, Floats]:
 def _last_states(verdicts: Verdicts, symbols: Ints, times: Ints) -> tuple[Ints, int]:
     """Keep the last state of each symbol and instant; gives them in that order, and how many others there are."""
     rows = np.flatnonzero(verdicts.accepted)
-    falling = np.diff(times[rows]) < 0
-    if falling.any() and np.all(np.diff(times[rows]) <= 0):
-        rows = rows[::-1]  # the newest is first in this file
-    kept, superseded, _ = newest_of_each(rows, [symbols, times])
+    series = list(runs(rows[np.argsort(symbols[rows], kind="stable")], [symbols]))
+    directions = [_direction(times[one]) for one in series]
+    # A symbol with a single instant has no direction of its own: it goes with the others.
+    newest_first = -1 in directions and 1 not in directions
+    ordered = [
+        one[::-1] if direction < 0 or (not direction and newest_first) else one
+        for one, direction in zip(series, directions, strict=True)
+    ]
+    kept, superseded, _ = newest_of_each(np.concatenate([rows[:0], *ordered]), [symbols, times])
     return kept, len(superseded)
+
+
+def _direction(times: Ints) -> int:
+    """Tell how a symbol's rows are ordered: -1 the newest first, 0 all of one instant, else 1."""
+    steps = np.diff(times)
+    return 1 if np.any(steps > 0) else -int(np.any(steps < 0))

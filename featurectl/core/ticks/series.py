@@ -32,7 +32,8 @@ class TickFile:
     """What a file gave. ``rows_read`` counts every data row, accepted or not.
 
     ``superseded`` counts the states of an order book that another of the same instant followed, ``duplicates`` the rows
-    that say again what another one says.
+    that say again what another one says. Where a row has several signals, ``rejects`` has a row for each bad cell, and
+    ``duplicates`` counts scores.
     """
 
     name: str

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from featurectl.core.tabular.arrays import Floats, Ints
+from featurectl.core.tabular.arrays import Floats
 from featurectl.core.tabular.columns import Columns
 from featurectl.core.tabular.filenames import ends_in_cash, stem, words
 from featurectl.core.tabular.files import RawRows, read_rows
 from featurectl.core.tabular.header import SYMBOL_NAMES, Header, key
-from featurectl.core.tabular.labels import Labels, stated, stated_symbols
-from featurectl.core.tabular.verdicts import Explain, Verdicts, explain_rejects, resolve_duplicates
+from featurectl.core.tabular.labels import MARKET, Labels, stated, stated_symbols
+from featurectl.core.tabular.numbers import is_blank
+from featurectl.core.tabular.rejects import Rejected, build_rejects
+from featurectl.core.tabular.verdicts import DISAGREES, Explain, Verdicts, explain_each, resolve_duplicates
 from featurectl.core.ticks.columns import TIME, check_rows, time_columns
 from featurectl.core.ticks.series import Series, TickFile, by_key, runs
 from featurectl.core.times import microseconds
 from featurectl.errors import InputFileError
 
-MARKET = "*"
 NEEDED = f"{TIME}, and score or value; or a column for each signal that --name lists"
 SCORE_NAMES = ("score", "value")
 NAME_NAMES = ("name", "signal", "indicator")
@@ -64,7 +65,11 @@ def read_signals(
     """Read and check a CSV (plain, gzip, zip) or Parquet file of scores.
 
     A series has ``time`` and ``score``. Without a symbol the scores are the whole market's, whose symbol is ``*``. The
-    signal is named by ``signals``, a column, or the file. Of rows with the same symbol, name and time the last counts.
+    signal is named by ``signals``, a column, or the file. Of scores of one symbol, name and time the last counts.
+
+    In a wide file, which has a column for each signal, every score is judged by itself: one that is refused or stands
+    twice leaves the row's others alone. ``rejects`` and ``duplicates`` then count cells, not rows; what is wrong with a
+    row as a whole (no time, no symbol, no score at all) counts once.
 
     Args:
         source: a path, or a binary stream such as stdin.
@@ -75,7 +80,7 @@ def read_signals(
         now: rows after this instant are refused.
 
     Raises:
-        InputFileError: the file as a whole can't be used. Single bad rows are in ``rejects`` instead.
+        InputFileError: the file as a whole can't be used. Single bad rows and cells are in ``rejects`` instead.
     """
     for signal in signals:
         if normalize_name(signal) is None:
@@ -86,27 +91,39 @@ def read_signals(
     times = columns.times(layout.time)
     symbols, names, notes = _identify(columns, layout, symbol, signals)
     numbers = {field: columns.numbers(position) for field, position in layout.scores.items()}
-    # In a wide file a blank cell says that there is no score of that name at that time.
-    verdicts = check_rows(times, symbols, numbers, microseconds(now), optional=numbers if layout.wide else ())
-    verdicts.refuse("unparsable", names.codes < 0, "name")
-    scores = _Scores({field: column.values for field, column in numbers.items()}, names, layout.wide)
-    scores.check(verdicts, ranges)
-    keys = [symbols.codes, names.codes, times.microseconds]
-    kept, duplicates = resolve_duplicates(verdicts, keys, list(scores.values.values()))
-    series = [
-        Series(
-            {"symbol": symbols.names[symbols.codes[rows[0]]], "name": scores.name(field, rows[0])},
-            {"time": times.microseconds[rows], "score": scores.values[field][rows]},
-        )
-        for run in runs(kept, keys[:2])
-        for field, rows in scores.split(run)
-    ]
+    no_score = np.all([is_blank(column) for column in numbers.values()], axis=0)
+    series: list[Series] = []
+    rejected: list[Rejected] = []
+    duplicates = 0
+    for field, column in numbers.items():
+        scores = _Scores(field, column.values, names[field])
+        optional = [field] if layout.wide else []
+        verdicts = check_rows(times, symbols, {field: column}, microseconds(now), optional=optional)
+        verdicts.refuse("unparsable", scores.names.codes < 0, "name")
+        scores.check(verdicts, ranges)
+        if layout.wide:
+            # A blank cell says that there is no score of that name at that time.
+            verdicts.refuse("non-finite", no_score, *numbers)
+            verdicts.leave_out(is_blank(column))
+        keys = [symbols.codes, scores.names.codes, times.microseconds]
+        kept, again = resolve_duplicates(verdicts, keys, [column.values])
+        duplicates += again
+        series += [
+            Series(
+                {"symbol": symbols.names[symbols.codes[rows[0]]], "name": scores.name(rows[0])},
+                {"time": times.microseconds[rows], "score": column.values[rows]},
+            )
+            for rows in runs(kept, keys[:2])
+        ]
+        found = explain_each(columns, verdicts, layout.positions, times, scores.explain(ranges))
+        rejected += _naming(columns.names[layout.scores[field]], found) if layout.wide else found
     return TickFile(
         name=name,
         layout="wide" if layout.wide else "generic",
         rows_read=raw.rows_read,
         series=by_key(series),
-        rejects=explain_rejects(columns, verdicts, layout.positions, times, scores.explain(verdicts, ranges)),
+        # What is wrong with a whole row was found in every column.
+        rejects=build_rejects(raw, columns.names, dict.fromkeys(rejected)),
         duplicates=duplicates,
         warnings=columns.disagreements(layout.date, layout.time, times, rounded=True),
         notes=notes,
@@ -142,57 +159,51 @@ def recognize_layout(raw: RawRows, name: str, signals: Sequence[str]) -> Layout:
 
 @dataclass(frozen=True, eq=False)
 class _Scores:
-    """The scores of a file by its score columns: a wide file has one for each signal, others have just one."""
+    """One column of scores, and the signals they are of: a wide file has a column for each signal, others have one."""
 
-    values: Mapping[str, Floats]
+    field: str
+    values: Floats
     names: Labels
-    wide: bool
 
-    def name(self, field: str, row: int) -> str:
-        """Give the name of the signal that a column holds in a row."""
-        return field if self.wide else self.names.names[self.names.codes[row]]
-
-    def split(self, rows: Ints) -> Iterator[tuple[str, Ints]]:
-        """Give for each column those of the rows that have a score in it."""
-        for field, values in self.values.items():
-            present = rows[~np.isnan(values[rows])]
-            if len(present):
-                yield field, present
+    def name(self, row: int) -> str:
+        """Give the name of a row's signal."""
+        return self.names.names[int(self.names.codes[row])]
 
     def check(self, verdicts: Verdicts, ranges: Ranges) -> None:
-        """Refuse rows without any score, and those with one out of its range."""
-        if self.wide:
-            blank = np.all(np.isnan(list(self.values.values())), axis=0)
-            verdicts.refuse("non-finite", blank, *self.values)
-        for field, values in self.values.items():
-            for code, name in enumerate([field] if self.wide else self.names.names):
-                low, high = ranges.get(name, UNBOUNDED)
-                beyond = (self.names.codes == code) & ((values < low) | (values > high))
-                verdicts.refuse(OUT_OF_RANGE, beyond, field)
+        """Refuse scores out of their signal's range."""
+        for code, name in enumerate(self.names.names):
+            low, high = ranges.get(name, UNBOUNDED)
+            beyond = (self.names.codes == code) & ((self.values < low) | (self.values > high))
+            verdicts.refuse(OUT_OF_RANGE, beyond, self.field)
 
-    def explain(self, verdicts: Verdicts, ranges: Ranges) -> Explain:
+    def explain(self, ranges: Ranges) -> Explain:
         """Say of a score out of its range what that is."""
 
         def explain(row: int, reason: str) -> str | None:
             if reason != OUT_OF_RANGE:
                 return None
-            (field,) = verdicts.of(row)[1]
-            name, score = self.name(field, row), self.values[field][row]
-            low, high = ranges[name]
-            return f"{name} is {score:g}, declared {low:g} to {high:g}"
+            low, high = ranges[self.name(row)]
+            return f"{self.name(row)} is {self.values[row]:g}, declared {low:g} to {high:g}"
 
         return explain
 
 
+def _naming(column: str, rejected: Iterable[Rejected]) -> Iterator[Rejected]:
+    """Say which of a row's scores another row contradicts."""
+    for one in rejected:
+        yield replace(one, detail=f"column '{column}': {one.detail}") if one.reason == DISAGREES else one
+
+
 def _identify(
     columns: Columns, layout: Layout, symbol: str | None, signals: Sequence[str]
-) -> tuple[Labels, Labels, tuple[str, ...]]:
-    """Find every row's symbol and signal, and what to say of those that nothing in the file states."""
+) -> tuple[Labels, Mapping[str, Labels], tuple[str, ...]]:
+    """Find every row's symbol, its signal in each score column, and what to say where the file does not state them."""
     notes: list[str] = []
-    names = _name(columns, layout, signals)
+    names = _names(columns, layout, signals)
     if names is None:
-        names = Labels.same(_name_from_file(columns.file), len(columns))
-        notes.append(f"signal {names.names[0]}, after the file's name")
+        signal = _name_from_file(columns.file)
+        names = dict.fromkeys(layout.scores, Labels.same(signal, len(columns)))
+        notes.append(f"signal {signal}, after the file's name")
     texts = columns.texts(layout.symbol)
     symbols = stated_symbols(symbol, texts)
     if symbols is None:
@@ -204,11 +215,12 @@ def _identify(
     return symbols, names, tuple(notes)
 
 
-def _name(columns: Columns, layout: Layout, signals: Sequence[str]) -> Labels | None:
+def _names(columns: Columns, layout: Layout, signals: Sequence[str]) -> dict[str, Labels] | None:
     if layout.wide:
-        return Labels.same("", len(columns))
+        return {field: Labels.same(field, len(columns)) for field in layout.scores}
     signal = signals[0] if signals else None
-    return stated("name", signal, columns.texts(layout.name), normalize_name, _not_plain(signal))
+    labels = stated("name", signal, columns.texts(layout.name), normalize_name, _not_plain(signal))
+    return None if labels is None else dict.fromkeys(layout.scores, labels)
 
 
 def normalize_name(text: str) -> str | None:
