@@ -8,9 +8,10 @@ import signal
 import pytest
 
 from tests.fix_database import TEST_URL_VARIABLE, clone, server, template
+from tests.fix_market import arrow, market
 from tests.fix_repository import applied_repository, repo
 
-__all__ = ["applied_repository", "clone", "repo", "server", "template"]
+__all__ = ["applied_repository", "arrow", "clone", "market", "repo", "server", "template"]
 
 # A shell that started us in the background had us ignore Ctrl-C, and so would every process that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -18,9 +19,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 _TEST_URL = os.environ.get(TEST_URL_VARIABLE)
 for _name in [name for name in os.environ if name.startswith(("FEATURECTL_", "PG"))]:
-    del os.environ[_name]
-if _TEST_URL:
-    os.environ[TEST_URL_VARIABLE] = _TEST_URL
+    if not _name.startswith("FEATURECTL_TEST_"):
+        del os.environ[_name]
 
 
 def pytest_report_header() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 from psycopg import sql
 
 from featurectl.core import composite, offline, schema
-from featurectl.core.arrow import ArrowConnection, open_arrow
+from featurectl.core.arrow import ArrowConnection
 from featurectl.core.catalog import Catalog, Field, View, read_catalog
 from featurectl.core.db import Connection, open_connection
 from featurectl.core.entity import EntityId
@@ -36,18 +36,6 @@ PARTS = ("technical_indicators_view", "market_features_view", "sentiment_feature
 DRAWS = 25
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::pydantic.PydanticDeprecatedSince20")
-
-
-@pytest.fixture
-def market(repo: Repo) -> Iterator[Market]:
-    with repo.connect() as connection:
-        yield Market(repo, connection)
-
-
-@pytest.fixture
-def arrow(repo: Repo) -> Iterator[ArrowConnection]:
-    with open_arrow(repo.database) as connection:
-        yield connection
 
 
 # --- the rows --------------------------------------------------------------------------------------------------------

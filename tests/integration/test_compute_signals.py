@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,19 +13,12 @@ from featurectl.core.compute import Computed
 from featurectl.core.compute.signals import SignalJob
 from featurectl.core.times import Window
 from featurectl.errors import DefinitionError
-from tests.fix_repository import Repo
 from tests.market import HOUR, MICROSECOND, START, Market, bars, define, feature_rows, put, whole_table
 
 VIEW, TABLE = "sentiment_features_view", "features.sentiment_features"
 QUARTER = timedelta(minutes=15)
 
 Rows = dict[datetime, dict[str, float | None]]
-
-
-@pytest.fixture
-def market(repo: Repo) -> Iterator[Market]:
-    with repo.connect() as connection:
-        yield Market(repo, connection)
 
 
 def score(time: datetime, value: float, name: str = "news_sentiment", symbol: str = "BTCUSDT") -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,7 +23,7 @@ from featurectl.core.ingest_ticks import ORDER_BOOK, TRADES, merge_ticks
 from featurectl.core.ticks import read_order_book, read_trades
 from featurectl.core.times import Window
 from featurectl.errors import DefinitionError
-from tests.fix_repository import DATA, Repo, needs_data
+from tests.fix_repository import DATA, needs_data
 from tests.market import HOUR, MICROSECOND, START, Market, bars, define, feature_rows, put, whole_table
 
 VIEW, TABLE = "market_features_view", "features.market_features"
@@ -55,12 +55,6 @@ Rows = dict[datetime, dict[str, float | None]]
 def quotient(difference: float, book: dict[str, Any]) -> float:
     total = book["bid_size"] + book["ask_size"]
     return difference / total if total else math.nan
-
-
-@pytest.fixture
-def market(repo: Repo) -> Iterator[Market]:
-    with repo.connect() as connection:
-        yield Market(repo, connection)
 
 
 def all_kinds(market: Market, timeframes: str = "1m,5m") -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,18 +18,11 @@ from featurectl.core.locks import lock
 from featurectl.core.materialize import Failed, Materialized, choose_views, materialize
 from featurectl.core.times import Window
 from featurectl.errors import LockHeld, NotFound, UsageError
-from tests.fix_repository import Repo
 from tests.market import HOUR, MICROSECOND, START, TECHNICAL, VIEW, Market, bars, close_of
 
 NOW = START + timedelta(days=100)
 ONLINE = "online.market__technical_indicators_view"
 ALL = Window(None, None)
-
-
-@pytest.fixture
-def market(repo: Repo) -> Iterator[Market]:
-    with repo.connect() as connection:
-        yield Market(repo, connection)
 
 
 def run(market: Market, window: Window = ALL, *, now: datetime = NOW, view: View | None = None) -> Materialized:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,31 +15,18 @@ import pytest
 from psycopg import sql
 
 from featurectl.core import offline
-from featurectl.core.arrow import ArrowConnection, open_arrow
+from featurectl.core.arrow import ArrowConnection
 from featurectl.core.catalog import Field, Selection, View
 from featurectl.core.entity import EntityId
 from featurectl.core.retrieval import PointInTime, Strategy
 from featurectl.core.spine import read_spine
 from featurectl.core.times import Window
 from featurectl.errors import InputFileError
-from tests.fix_repository import Repo
 from tests.market import HOUR, MICROSECOND, START, Market, close_of, random_bars, select
 
 TTL = HOUR
 NOW = START + timedelta(days=100)
 Row = tuple[str | None, str | None, datetime, datetime | None, float | None]
-
-
-@pytest.fixture
-def market(repo: Repo) -> Iterator[Market]:
-    with repo.connect() as connection:
-        yield Market(repo, connection)
-
-
-@pytest.fixture
-def arrow(repo: Repo) -> Iterator[ArrowConnection]:
-    with open_arrow(repo.database) as connection:
-        yield connection
 
 
 def history(

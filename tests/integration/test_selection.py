@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -23,12 +22,6 @@ MARKET, SENTIMENT = "market_features_view", "sentiment_features_view"
 MARKET_FEATURES = ("bid_ask_spread", "order_book_imbalance", "trade_size_avg")
 SCORES = ("news_sentiment", "social_sentiment", "fear_greed_index")
 OWN = {TECHNICAL: FEATURES, MARKET: MARKET_FEATURES, SENTIMENT: SCORES}
-
-
-@pytest.fixture
-def market(repo: Repo) -> Iterator[Market]:
-    with repo.connect() as connection:
-        yield Market(repo, connection)
 
 
 def chosen(

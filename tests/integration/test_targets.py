@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import pyarrow.parquet
 import pytest
 
 from featurectl.core import retrieval
-from featurectl.core.arrow import ArrowConnection, open_arrow
+from featurectl.core.arrow import ArrowConnection
 from featurectl.core.entity import TIMEFRAMES, EntityId
 from featurectl.core.targets import KINDS, parse_targets
 from featurectl.core.times import Window
@@ -26,18 +25,6 @@ from tests.fix_repository import Repo
 from tests.market import MICROSECOND, START, Market, random_bars, select
 
 SEED = int(os.environ.get("FEATURECTL_TEST_SEED") or np.random.SeedSequence().entropy % 2**32)  # type: ignore[operator]
-
-
-@pytest.fixture
-def market(repo: Repo) -> Iterator[Market]:
-    with repo.connect() as connection:
-        yield Market(repo, connection)
-
-
-@pytest.fixture
-def arrow(repo: Repo) -> Iterator[ArrowConnection]:
-    with open_arrow(repo.database) as connection:
-        yield connection
 
 
 def insert_candles(market: Market, symbol: str, timeframe: str, closes: dict[datetime, float]) -> None:
