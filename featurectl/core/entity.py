@@ -27,6 +27,15 @@ TIMEFRAMES: dict[str, timedelta] = {
 }
 
 
+# The symbol of what is said of the whole market, and so of every symbol.
+MARKET = "*"
+
+
+def length(timeframe: str) -> int:
+    """Return the length of a bar in microseconds."""
+    return TIMEFRAMES[timeframe] // timedelta(microseconds=1)
+
+
 @dataclass(frozen=True, slots=True)
 class EntityId:
     """A symbol in a timeframe, or a symbol alone, whose timeframe is empty; ``str()`` gives the id back."""

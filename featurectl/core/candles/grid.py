@@ -6,18 +6,13 @@ from datetime import timedelta
 
 import numpy as np
 
-from featurectl.core.entity import TIMEFRAMES
+from featurectl.core.entity import TIMEFRAMES, length
 from featurectl.core.tabular.arrays import Bools, Ints
 from featurectl.core.tabular.times import DAY
 
 # 1970-01-05 was a Monday, and weeks start on Mondays.
 FIRST_MONDAY = 4 * DAY
 _NAMES = {span: name for name, span in TIMEFRAMES.items()}
-
-
-def length(timeframe: str) -> int:
-    """Give a bar's length in microseconds."""
-    return TIMEFRAMES[timeframe] // timedelta(microseconds=1)
 
 
 def name_of(microseconds: int) -> str | None:

@@ -10,11 +10,12 @@ from typing import BinaryIO
 import numpy as np
 
 from featurectl.core.candles.filenames import symbol_in_file_name
-from featurectl.core.candles.grid import length, most_common, name_of, show_span, spacings
+from featurectl.core.candles.grid import most_common, name_of, show_span, spacings
 from featurectl.core.candles.identity import resolve_timeframes
 from featurectl.core.candles.layouts import Layout, recognize_layout
 from featurectl.core.candles.series import CandleSeries, build_series, unfinished_hint
 from featurectl.core.candles.validate import Rows, check_rows, explain_time, plausible_times
+from featurectl.core.entity import length
 from featurectl.core.tabular.arrays import Bools, Ints
 from featurectl.core.tabular.columns import Columns
 from featurectl.core.tabular.files import read_rows

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import numpy as np
 
-from featurectl.core.candles.grid import length
+from featurectl.core.entity import length
 from featurectl.core.tabular.arrays import Floats, Ints
 from featurectl.core.tabular.times import show_time
 from featurectl.core.times import from_microseconds

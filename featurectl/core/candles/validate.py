@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featurectl.core.candles.grid import length, off_grid
+from featurectl.core.candles.grid import off_grid
+from featurectl.core.entity import length
 from featurectl.core.tabular.arrays import Bools, Floats, Ints
 from featurectl.core.tabular.numbers import Numbers
 from featurectl.core.tabular.times import DAY, Times, show_time

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
@@ -15,10 +15,11 @@ from featurectl.core.catalog import View
 from featurectl.core.compute.bars import blocks, influenced, placed
 from featurectl.core.compute.changes import Ledger, is_complete, one_state
 from featurectl.core.compute.request import Computed, Request
+from featurectl.core.compute.rows import feature_series
 from featurectl.core.db import Connection
-from featurectl.core.entity import TIMEFRAMES, EntityId
+from featurectl.core.entity import TIMEFRAMES, EntityId, length
 from featurectl.core.functions import CANDLE_COLUMNS, FunctionSet
-from featurectl.core.merging import SeriesTable, Written, write_series
+from featurectl.core.merging import Written, write_series
 from featurectl.core.queries import query
 from featurectl.core.schema import table_identifier
 from featurectl.core.times import ALWAYS, from_microseconds, microseconds
@@ -30,12 +31,10 @@ if TYPE_CHECKING:
     Int64 = NDArray[np.int64]
     Mask = NDArray[np.bool_]
 
-MICROSECOND = timedelta(microseconds=1)
 SOURCE = "market.candles"
 # So many of the newest bars are compared one by one with what their features were computed from, so that a correction
 # by another program is found there, too. Of older ones only ingest tells.
 LOOKBACK = 10_000
-_FLOAT8 = "double precision"
 _BARS = {"open_time": pgcopy.TIMESTAMP} | dict.fromkeys(CANDLE_COLUMNS, pgcopy.FLOAT) | {"created": pgcopy.TIMESTAMP}
 
 
@@ -58,18 +57,6 @@ def jobs(
         for symbol, names in timeframes.items()
         if any(map(request.wants_timeframe, names))
     ]
-
-
-def feature_series(view: View) -> SeriesTable:
-    """Return how the feature table of a computed view is written."""
-    others = {field.source_column: field.column_type for field in view.fields if field.column_type != _FLOAT8}
-    return SeriesTable(
-        view.source_table or "",
-        key=(*view.join_keys, view.timestamp_column),
-        time=view.timestamp_column,
-        created=view.created_column or "created_timestamp",
-        types=others or None,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,8 +250,3 @@ class _Series:
 
 def _instant(start: int | None) -> datetime:
     return datetime.min.replace(tzinfo=UTC) if start is None else from_microseconds(start)
-
-
-def length(timeframe: str) -> int:
-    """Return the length of a bar in microseconds."""
-    return TIMEFRAMES[timeframe] // MICROSECOND

@@ -19,8 +19,6 @@ from featurectl.core.db import Connection
 from featurectl.core.queries import query
 from featurectl.core.times import ALWAYS, Window, from_microseconds, microseconds
 
-# The symbol whose scores are every symbol's.
-MARKET = "*"
 # Further back than any time that PostgreSQL holds, in whatever unit.
 BEGINNING = -(2**62)
 

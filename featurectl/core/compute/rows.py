@@ -14,9 +14,8 @@ from psycopg import sql
 
 from featurectl.core import pgcopy
 from featurectl.core.catalog import View
-from featurectl.core.compute.candles import feature_series
 from featurectl.core.db import Connection
-from featurectl.core.merging import Written, write_series
+from featurectl.core.merging import SeriesTable, Written, write_series
 from featurectl.core.queries import query
 from featurectl.core.schema import table_identifier
 from featurectl.core.sources import column, conjunction
@@ -31,6 +30,19 @@ if TYPE_CHECKING:
     Mask = NDArray[np.bool_]
 
 _NEVER = 2**62
+_FLOAT8 = "double precision"
+
+
+def feature_series(view: View) -> SeriesTable:
+    """Return how the feature table of a computed view is written."""
+    others = {field.source_column: field.column_type for field in view.fields if field.column_type != _FLOAT8}
+    return SeriesTable(
+        view.source_table or "",
+        key=(*view.join_keys, view.timestamp_column),
+        time=view.timestamp_column,
+        created=view.created_column or "created_timestamp",
+        types=others or None,
+    )
 
 
 @dataclass(frozen=True, slots=True)

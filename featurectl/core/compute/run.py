@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -75,18 +75,18 @@ def _of_view(request: Request, view: View) -> Request:
 
 
 def _check_names(connection: Connection, views: Sequence[View], request: Request) -> None:
-    hint = "`featurectl ingest` brings data in"
-    for symbol in request.symbols:
-        _check("symbol", symbol, signals.symbols(connection), hint)
-    for timeframe in request.timeframes:
+    if request.symbols:
+        _check("symbol", request.symbols, signals.symbols(connection))
+    if request.timeframes:
         known = {series.timeframe for series in candles.list_series(connection)}
         known.update(name for view in views if view.computed_from == "ticks" for name in tags.timeframes(view))
-        _check("timeframe", timeframe, known, hint)
+        _check("timeframe", request.timeframes, known)
 
 
-def _check(kind: str, name: str, known: Iterable[str], hint: str) -> None:
-    if name not in known:
-        raise NotFound.of(kind, name, known, hint)
+def _check(kind: str, names: Iterable[str], known: Collection[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise NotFound.of(kind, name, known, "`featurectl ingest` brings data in")
 
 
 def _jobs(

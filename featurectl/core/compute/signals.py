@@ -11,7 +11,6 @@ from featurectl.core import pgcopy, tags
 from featurectl.core.catalog import View
 from featurectl.core.compute.changes import (
     BEGINNING,
-    MARKET,
     Change,
     Ledger,
     State,
@@ -27,6 +26,7 @@ from featurectl.core.compute.scores import ScoreFunctions, Scores
 from featurectl.core.compute.spans import Span, within
 from featurectl.core.compute.symbols import EVERYTHING, SIGNALS, symbols_in
 from featurectl.core.db import Connection
+from featurectl.core.entity import MARKET
 from featurectl.core.functions import FunctionSet
 from featurectl.core.merging import Written
 from featurectl.core.queries import query

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from featurectl.core import tags
 from featurectl.core.catalog import View
-from featurectl.core.compute.candles import length
 from featurectl.core.compute.changes import BEGINNING, Change, Ledger, State, due, inside, is_complete, noted, one_state
 from featurectl.core.compute.request import Computed, Request
 from featurectl.core.compute.rows import FeatureRows, Kept, kept
@@ -17,7 +16,7 @@ from featurectl.core.compute.spans import Span, merged, within
 from featurectl.core.compute.symbols import TICKS, symbols_in
 from featurectl.core.compute.tick_stream import MINUTE, TickStream, by_table, first_tick
 from featurectl.core.db import Connection
-from featurectl.core.entity import TIMEFRAMES, EntityId
+from featurectl.core.entity import TIMEFRAMES, EntityId, length
 from featurectl.core.functions import FunctionSet
 from featurectl.core.queries import query
 from featurectl.core.times import microseconds

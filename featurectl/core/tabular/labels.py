@@ -9,13 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from featurectl.core.entity import MARKET
 from featurectl.core.tabular.arrays import Ints
 from featurectl.errors import InputFileError
 
 # Far above any exchange's names, and far below what an index entry holds.
 MAX_SYMBOL = 100
-# The symbol of signals that are the whole market's.
-MARKET = "*"
 Normalize = Callable[[str], str | None]
 
 

@@ -5,7 +5,7 @@ No database and no printing: the readers give the accepted rows as sorted series
 
 from __future__ import annotations
 
-from featurectl.core.tabular.labels import MARKET
+from featurectl.core.entity import MARKET
 from featurectl.core.ticks.order_book import read_order_book
 from featurectl.core.ticks.series import Series, TickFile
 from featurectl.core.ticks.signals import read_signals

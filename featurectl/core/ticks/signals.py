@@ -12,12 +12,13 @@ from typing import BinaryIO
 
 import numpy as np
 
+from featurectl.core.entity import MARKET
 from featurectl.core.tabular.arrays import Floats
 from featurectl.core.tabular.columns import Columns
 from featurectl.core.tabular.filenames import ends_in_cash, stem, words
 from featurectl.core.tabular.files import RawRows, read_rows
 from featurectl.core.tabular.header import SYMBOL_NAMES, Header, key
-from featurectl.core.tabular.labels import MARKET, Labels, stated, stated_symbols
+from featurectl.core.tabular.labels import Labels, stated, stated_symbols
 from featurectl.core.tabular.numbers import is_blank
 from featurectl.core.tabular.rejects import Rejected, build_rejects
 from featurectl.core.tabular.verdicts import DISAGREES, Explain, Verdicts, explain_each, resolve_duplicates
