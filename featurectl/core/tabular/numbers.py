@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurectl.core.tabular.arrays import Bools, Floats
+from featurectl.core.tabular.arrays import Bools, Floats, plain
 
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 # What files write for "no value" and for values that are not finite; lower case.
@@ -37,11 +37,10 @@ def read_numbers(column: pa.ChunkedArray) -> Numbers:
     Raises:
         TypeError: the column has a type that holds no numbers.
     """
+    column = plain(column)
     kind = column.type
-    if pa.types.is_dictionary(kind):
-        return read_numbers(column.cast(kind.value_type))
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return _from_strings(column.cast(pa.string()))
+    if pa.types.is_string(kind):
+        return _from_strings(column)
     if pa.types.is_null(kind):
         return _all_parsed(np.full(len(column), np.nan))
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurectl.core.tabular.arrays import Bools, Floats, Ints
+from featurectl.core.tabular.arrays import Bools, Floats, Ints, plain
 from featurectl.core.tabular.numbers import NUMBER
 from featurectl.core.times import from_microseconds, iso
 
@@ -63,11 +63,10 @@ def read_times(column: pa.ChunkedArray) -> Times:
     Raises:
         TypeError: the column has a type that holds no times.
     """
+    column = plain(column)
     kind = column.type
-    if pa.types.is_dictionary(kind):
-        return read_times(column.cast(kind.value_type))
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return _from_strings(column.cast(pa.string()))
+    if pa.types.is_string(kind):
+        return _from_strings(column)
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         # The stored instant is UTC with a zone and read as UTC without one, so the zone itself does not matter.
         return _from_arrow(column.cast(pa.timestamp("us", getattr(kind, "tz", None)), safe=False))
