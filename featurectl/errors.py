@@ -17,8 +17,11 @@
     - SchemaMissing (2)
     - PermissionDenied (2)
     - StatementTimeout
+    - ReadTimeout
   - LockHeld (4)
+  - FeastUnavailable (3)
   - PartlyDone (5)
+  - Degraded (6)
   - Interrupted (130)
 """
 
@@ -113,6 +116,16 @@ class StatementTimeout(DatabaseError):
     """A statement took longer than the statement timeout."""
 
 
+class ReadTimeout(DatabaseError):
+    """No answer came in the time that was given for it."""
+
+
+class FeastUnavailable(FeaturectlError):
+    """Feast can't answer."""
+
+    exit_code = 3
+
+
 class LockHeld(FeaturectlError):
     """Another run holds the lock."""
 
@@ -123,6 +136,12 @@ class PartlyDone(FeaturectlError):
     """Some of the work is done, some is not."""
 
     exit_code = 5
+
+
+class Degraded(FeaturectlError):
+    """The answer came by another path than the first, and --strict was given."""
+
+    exit_code = 6
 
 
 class Interrupted(FeaturectlError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,10 +17,15 @@ from featurectl.core.candles import CandleFile, CandleSeries, Rejects
 from featurectl.core.candles.series import build_series
 from featurectl.core.catalog import Catalog, Selection, View, read_catalog
 from featurectl.core.compute import Computed, Request, compute
+from featurectl.core.connections import AsyncPool
 from featurectl.core.db import Connection
-from featurectl.core.entity import TIMEFRAMES
+from featurectl.core.entity import TIMEFRAMES, EntityId
 from featurectl.core.ingest import Merged, merge_candles
 from featurectl.core.schema import table_identifier
+from featurectl.core.serving.answer import EntityFeatures
+from featurectl.core.serving.answer import Request as OnlineRequest
+from featurectl.core.serving.reader import Reader
+from featurectl.core.serving.session import Session
 from tests.fix_repository import Repo
 
 HOUR, MICROSECOND = timedelta(hours=1), timedelta(microseconds=1)
@@ -46,6 +52,22 @@ class Market:
     @property
     def view(self) -> View:
         return self.catalog.view(VIEW)
+
+    def read_online(
+        self, selections: Sequence[Selection], entities: Sequence[EntityId], **request: Any
+    ) -> list[EntityFeatures]:
+        """Read as a manager does, at an instant of the test's own: ``as_of=…``."""
+        wanted = OnlineRequest(tuple(selections), entities, **request)
+
+        async def read() -> list[EntityFeatures]:
+            database = self.repo.database
+            reader = Reader(AsyncPool(lambda: database.open_async(Session), 1))
+            try:
+                return (await reader.read(wanted, timeout=30)).by_entity()
+            finally:
+                await reader.close()
+
+        return asyncio.run(read())
 
     def ingest(self, *series: CandleSeries, now: datetime) -> list[Merged]:
         return merge_candles(self.connection, candle_file(*series), now=now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 import typer
@@ -19,13 +20,13 @@ from featurectl.cli.options import (
     overrides,
     split,
 )
-from featurectl.cli.published import published_catalog
-from featurectl.core.catalog import Selection
-from featurectl.core.clock import system_clock
-from featurectl.core.db import open_database
-from featurectl.core.entity import EntityId, parse_id_or_symbol
-from featurectl.core.online import EntityFeatures, Status, ViewRow, read_online
-from featurectl.core.times import duration, iso, parse_time
+from featurectl.core.entity import EntityId
+from featurectl.core.online import Status
+from featurectl.core.serving.answer import Answer, EntityFeatures, ViewRow
+from featurectl.core.serving.reader import Backend
+from featurectl.core.times import duration, iso
+from featurectl.errors import Degraded
+from featurectl.manager import FeastFeatureStoreManager
 
 app = new_app()
 
@@ -40,6 +41,12 @@ def get_online(
     as_of: Annotated[
         str | None, typer.Option("--as-of", metavar="TIME", help="What was known at TIME (ISO 8601, or -2h).")
     ] = None,
+    backend: Annotated[
+        Backend, typer.Option("--backend", help="Ask one path alone; auto takes the first that answers.")
+    ] = Backend.AUTO,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 6 when another path than the first answered.")
+    ] = False,
     format: FormatOption = None,
     json: JsonOption = False,
     path: OutputOption = None,
@@ -53,25 +60,30 @@ def get_online(
 
     Example: featurectl get-online BTCUSDT --service sentiment_service
     """
-    now = system_clock()
-    instant = parse_time(as_of, now=now) if as_of else now
-    entities = [parse_id_or_symbol(text) for text in ids]
-    database = open_database(overrides(context))
-    with database.connect(read_only=True) as connection:
-        catalog = published_catalog(database, connection)
-        selections = catalog.select(split(features), service, online=True)
-        rows = read_online(
-            connection, selections, entities, as_of=instant, history=bool(as_of), allow_stale=allow_stale
-        )
-    output.emit(_report(rows, selections, iso(instant), allow_stale), chosen(format, json), path)
-    _explain(rows, allow_stale)
+    given = overrides(context)
+
+    async def read() -> Answer:
+        async with FeastFeatureStoreManager.of(given) as manager:
+            return await manager.read_online(
+                ids, split(features) or None, service, as_of=as_of, allow_stale=allow_stale, backend=backend
+            )
+
+    answer = asyncio.run(read())
+    output.emit(_report(answer), chosen(format, json), path)
+    _explain(answer)
+    if strict and answer.reasons:
+        raise Degraded("; ".join(dict.fromkeys(answer.reasons.values())))
 
 
-def _report(rows: list[EntityFeatures], selections: tuple[Selection, ...], as_of: str, stale: bool) -> output.Report:
-    names = [name for selection in selections for name in selection.features]
+def _report(answer: Answer) -> output.Report:
+    rows, names = answer.by_entity(), answer.features
     return output.Report(
         command="get-online",
-        document={"as_of": as_of, "results": [_document(row) for row in rows]},
+        document={
+            "as_of": iso(answer.request.as_of),
+            "degraded": answer.reasons,
+            "results": [_document(row) for row in rows],
+        },
         columns=[
             "entity_id",
             "event_timestamp",
@@ -81,7 +93,7 @@ def _report(rows: list[EntityFeatures], selections: tuple[Selection, ...], as_of
             *(f"{name}__status" for name in names),
         ],
         rows=[_row(row) for row in rows],
-        table=_table(rows, names, stale),
+        table=_table(rows, names),
     )
 
 
@@ -96,7 +108,7 @@ def _document(row: EntityFeatures) -> dict[str, Any]:
             view.view: {
                 "event_timestamp": view.event_timestamp,
                 "age_seconds": view.age,
-                "ttl_seconds": view.ttl,
+                "ttl_seconds": view.limit,
                 "source": view.source,
             }
             for view in row.views
@@ -113,7 +125,7 @@ def _row(row: EntityFeatures) -> list[Any]:
     return [str(row.entity), oldest.event_timestamp if oldest else None, age, sources, *values, *statuses]
 
 
-def _table(rows: list[EntityFeatures], names: list[str], allow_stale: bool) -> output.Grid:
+def _table(rows: list[EntityFeatures], names: list[str]) -> output.Grid:
     """Lay few entities out with a line a feature, many with a line an entity."""
     if len(rows) > 3 or len(names) <= 3:
         lines = [
@@ -143,19 +155,21 @@ def _shown(view: ViewRow, name: str) -> Any:
     return view.features[name]
 
 
-def _explain(rows: list[EntityFeatures], allow_stale: bool) -> None:
-    """Say, once a view and entity, why values are missing and what can be done."""
-    for row in rows:
+def _explain(answer: Answer) -> None:
+    """Say what is wrong with the set-up, which paths failed, and, once a view and entity, why values are missing."""
+    for text in (*answer.notes, *dict.fromkeys(answer.reasons.values())):
+        diagnostics.warn(text)
+    for row in answer.by_entity():
         for view in row.views:
             if view.event_timestamp is None:
                 diagnostics.warn(
                     f"{row.entity}: {view.view} has no row; compute and materialize it, or check the id{_hint(row)} "
                     "(`featurectl entities symbol` lists the symbols)"
                 )
-            elif view.stale and view.age and view.ttl:
-                served = "served all the same" if allow_stale else "withheld; --allow-stale serves it"
+            elif view.stale and view.age and view.limit:
+                served = "served all the same" if answer.request.allow_stale else "withheld; --allow-stale serves it"
                 diagnostics.warn(
-                    f"{row.entity}: {view.view} is {duration(view.age)} old, past its TTL of {duration(view.ttl)}: "
+                    f"{row.entity}: {view.view} is {duration(view.age)} old, past its TTL of {duration(view.limit)}: "
                     f"{served}, --as-of {iso(view.event_timestamp)} asks for that time"
                 )
 

@@ -30,11 +30,7 @@ def _published(database: Database, connection: Connection) -> Catalog:
         with translated_errors():
             return read_catalog(connection, database.config.project)
     except SchemaMissing:
-        config = database.config
-        by_file = config.registry_file is not None and config.registry_file.is_file()
-        # With SQLite online, Feast applies without telling any store.
-        unheard = config.registry_schema is not None and not config.online_store_is_ours
-        if not (by_file or unheard):
+        if not database.config.is_applied_unheard:
             raise
     diagnostics.note("publishing the catalog from Feast's registry (Feast takes some seconds to load) …")
     from featurectl.plugin.publish import publish_registry  # 7 s of CPU, once after each `feast apply`

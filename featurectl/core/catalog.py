@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
+from featurectl.core.connections import AsyncConnection
 from featurectl.core.db import Connection
 from featurectl.core.queries import query
 from featurectl.errors import NotFound, SchemaMissing, UsageError
@@ -216,7 +217,17 @@ def read_catalog(connection: Connection, project: str) -> Catalog:
     Raises:
         SchemaMissing: nothing has been applied to this database yet, or not this project.
     """
-    catalog = find_catalog(connection, project)
+    return _existing(find_catalog(connection, project), project)
+
+
+async def read_catalog_async(connection: AsyncConnection, project: str) -> Catalog:
+    """Do what :func:`read_catalog` does without holding up the event loop."""
+    cursor = await connection.execute(query("catalog", "read_catalog"), {"project": project})
+    row = await cursor.fetchone()
+    return _existing(_from_document(row[0]) if row else None, project)
+
+
+def _existing(catalog: Catalog | None, project: str) -> Catalog:
     if catalog is None:
         raise SchemaMissing(f"project '{project}' has published no catalog in this database; run `featurectl apply`")
     return catalog

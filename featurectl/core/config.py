@@ -65,6 +65,13 @@ class Config:
     def online_store_is_ours(self) -> bool:
         return self.online_store == ONLINE_STORE
 
+    @property
+    def is_applied_unheard(self) -> bool:
+        """Whether Feast may have applied definitions that no store of ours was told of, or could publish."""
+        by_file = self.registry_file is not None and self.registry_file.is_file()
+        # With SQLite online, Feast applies without telling any store.
+        return by_file or (self.registry_schema is not None and not self.online_store_is_ours)
+
 
 def find_repository(start: Path | None = None, *, explicit: Path | None = None) -> Path:
     """Return the directory that holds ``feature_store.yaml``: the one named, or the nearest from ``start`` upwards.

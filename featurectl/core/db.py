@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, LiteralString, TypeVar
 
 import psycopg
 from psycopg import errors as pg
@@ -32,6 +33,7 @@ _SESSION = {"timezone": "UTC", "datestyle": "ISO", "extra_float_digits": "1", "j
 _SESSION_OPTIONS = " ".join(f"-c {name}={value}" for name, value in _SESSION.items())
 
 Connection = psycopg.Connection[tuple[Any, ...]]
+AsyncKind = TypeVar("AsyncKind", bound=psycopg.AsyncConnection[tuple[Any, ...]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,32 @@ class Database:
             if not self.is_embedded:
                 raise DatabaseUnreachable(f"{_place(url)} {_reason(error)}; {_next_step(error)}") from error
         # The pid file outlived its server, or the server is on its way up or down.
-        return self._connected(embedded.ensure_running(embedded.data_dir(self.config.root)), read_only)
+        return self._connected(self._started(), read_only)
+
+    async def open_async(self, kind: type[AsyncKind]) -> AsyncKind:
+        """Open a connection for reads in the running event loop, of a class of the caller's.
+
+        Raises:
+            DatabaseUnreachable: nothing answers there, or it refuses us.
+        """
+        url = self.config.database_url or embedded.running_url(embedded.data_dir(self.config.root))
+        try:
+            if url is not None:
+                return await self._connected_async(kind, url)
+        except psycopg.OperationalError as error:
+            if not self.is_embedded:
+                raise DatabaseUnreachable(f"{_place(url or '')} {_reason(error)}; {_next_step(error)}") from error
+        return await self._connected_async(kind, await asyncio.to_thread(self._started))
+
+    def _started(self) -> str:
+        return embedded.ensure_running(embedded.data_dir(self.config.root))
+
+    async def _connected_async(self, kind: type[AsyncKind], url: str) -> AsyncKind:
+        conninfo = _conninfo(url, self.config.connect_timeout, self.config.statement_timeout, read_only=True)
+        connection = await kind.connect(conninfo, autocommit=True)
+        for statement in _corrections(connection):
+            await connection.execute(statement)
+        return connection
 
     def _connected(self, url: str, read_only: bool) -> Connection:
         return open_connection(
@@ -101,31 +128,37 @@ def open_database(overrides: Overrides | None = None) -> Database:
 
 def session_url(url: str, *, connect_timeout: float) -> str:
     """Return a libpq connection string with UTC, the application name and our session options."""
-    options = f"{_merged_options(url)} -c statement_timeout=0"
-    seconds = max(2, round(connect_timeout))
-    return make_conninfo(url, application_name=APPLICATION_NAME, connect_timeout=seconds, options=options)
+    return _conninfo(url, connect_timeout, 0, read_only=False)
 
 
 def open_connection(
     url: str, *, connect_timeout: float, statement_timeout: float = 0, read_only: bool = False
 ) -> Connection:
     """Connect in autocommit mode; ``statement_timeout`` is in seconds, 0 for none."""
+    connection = psycopg.connect(_conninfo(url, connect_timeout, statement_timeout, read_only), autocommit=True)
+    for statement in _corrections(connection):
+        connection.execute(statement)
+    return connection
+
+
+def _conninfo(url: str, connect_timeout: float, statement_timeout: float, read_only: bool) -> str:
     limit = max(1, round(statement_timeout * 1000)) if statement_timeout else 0
     options = f"{_merged_options(url)} -c statement_timeout={limit}"
     if read_only:
         options += " -c default_transaction_read_only=on"
-    connection = psycopg.connect(
-        make_conninfo(
-            url, application_name=APPLICATION_NAME, connect_timeout=max(2, round(connect_timeout)), options=options
-        ),
-        autocommit=True,
-    )
-    # PGTZ and PGDATESTYLE win over options; the server says at connect what it made of them.
+    seconds = max(2, round(connect_timeout))
+    return make_conninfo(url, application_name=APPLICATION_NAME, connect_timeout=seconds, options=options)
+
+
+def _corrections(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> Iterator[LiteralString]:
+    """Yield what brings a new session to UTC and ISO dates.
+
+    PGTZ and PGDATESTYLE win over options; the server says at connect what it made of them.
+    """
     if connection.info.parameter_status("TimeZone") != "UTC":
-        connection.execute("SET timezone = 'UTC'")
+        yield "SET timezone = 'UTC'"
     if not (connection.info.parameter_status("DateStyle") or "").startswith("ISO"):
-        connection.execute("SET datestyle = 'ISO'")
-    return connection
+        yield "SET datestyle = 'ISO'"
 
 
 @contextlib.contextmanager

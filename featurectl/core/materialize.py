@@ -243,7 +243,7 @@ def upsert_statement(
 def _values(target: Target, names: Sequence[str], columns: Sequence[str | None], alias: str) -> sql.Composable:
     """Return columns of the source as the online table has them; no column is a null."""
     return sources.commas(
-        _as(_cast(target, column, alias, target.types[name]) if column else sql.NULL, target, name)
+        _as(_stored(target, column, alias, target.types[name]) if column else sql.NULL, target, name)
         for name, column in zip(names, columns, strict=True)
     )
 
@@ -256,15 +256,18 @@ def _as(value: sql.Composable, target: Target, name: str) -> sql.Composable:
     return sql.SQL("{}::{} AS {}").format(value, sql.SQL(target.types[name]), sql.Identifier(name))
 
 
-def _cast(target: Target, column: str, alias: str, kind: str) -> sql.Composable:
-    """Return a column of the source as something that PostgreSQL itself casts to a type."""
-    families = _family(target.source_types[column]), _family(kind)
-    value = sql.SQL(_CASTS.get(families, "{}")).format(sources.column(column, alias))
+def _stored(target: Target, column: str, alias: str, kind: str) -> sql.Composable:
+    return cast_to(sources.column(column, alias), target.source_types[column], kind)
+
+
+def cast_to(value: sql.Composable, given: str, kind: str) -> sql.Composable:
+    """Return a value of the source, whose type is ``given``, as something that PostgreSQL itself casts to a type."""
+    value = sql.SQL(_CASTS.get((_family(given), _family(kind)), "{}")).format(value)
     # A NaN of the source is a null to Feast, which puts one there.
-    return sql.SQL("nullif({}::{}, 'NaN')").format(value, sql.SQL(kind)) if kind in _FLOATS else value
+    return sql.SQL("nullif({}::{}, 'NaN')").format(value, sql.SQL(kind)) if kind in FLOATS else value
 
 
-_FLOATS = ("double precision", "real")
+FLOATS = ("double precision", "real")
 
 # Where PostgreSQL has no cast, or not the one that is meant.
 _CASTS = {

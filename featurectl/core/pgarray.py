@@ -17,7 +17,7 @@ from psycopg.pq import Format
 from featurectl.core.db import Connection
 
 # PostgreSQL counts from 2000-01-01.
-_EPOCH_SHIFT = 946_684_800_000_000
+EPOCH_SHIFT = 946_684_800_000_000
 _NULL = b"\xff\xff\xff\xff"
 # Below, setting numpy to work takes longer than the work.
 _FEW = 64
@@ -59,7 +59,7 @@ def array(element_type: str, values: Sequence[Any]) -> Array:
     nulls = None in values
     head = struct.pack(">iiiii", 1, nulls, oid, len(values), 1)
     if element_type == "timestamp with time zone":
-        values = [None if value is None else value - _EPOCH_SHIFT for value in values]
+        values = [None if value is None else value - EPOCH_SHIFT for value in values]
     if not code:
         body = _variable(values, element_type == "text")
     elif nulls or len(values) < _FEW:
@@ -112,7 +112,7 @@ class _MicrosecondsLoader(Loader):
     format = Format.BINARY
 
     def load(self, data: Buffer) -> int:
-        return int.from_bytes(data, "big", signed=True) + _EPOCH_SHIFT
+        return int.from_bytes(data, "big", signed=True) + EPOCH_SHIFT
 
 
 def register(connection: Connection | AsyncConnection[tuple[Any, ...]]) -> None:

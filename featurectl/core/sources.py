@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import islice, permutations
 from typing import Any
 
-from psycopg import sql
+from psycopg import AsyncCursor, Cursor, sql
 
 from featurectl.core.catalog import View
 from featurectl.core.db import Connection
@@ -108,13 +108,22 @@ def epoch(value: sql.Composable, kind: str) -> sql.Composable:
 
 def column_types(connection: Connection, view: View) -> dict[str, str]:
     """Return the source's columns and their types, without type modifiers; a type of the user's own is ``unknown``."""
-    cursor = connection.execute(sql.SQL("SELECT * FROM {} AS s LIMIT 0").format(source(view)))
-    types = connection.adapters.types
+    return described(connection.execute(described_by(view)))
+
+
+def described_by(view: View) -> sql.Composed:
+    """Return a query whose columns are those of the source, and that has no rows."""
+    return sql.SQL("SELECT * FROM {} AS s LIMIT 0").format(source(view))
+
+
+def described(cursor: Cursor[Any] | AsyncCursor[Any]) -> dict[str, str]:
+    """Return the columns of a query that was run, and their types."""
+    types = cursor.connection.adapters.types
     found = {}
-    for described in cursor.description or ():
-        info = types.get(described.type_code)
-        suffix = "[]" if info and info.array_oid == described.type_code else ""
-        found[described.name] = f"{info.regtype}{suffix}" if info else "unknown"
+    for one in cursor.description or ():
+        info = types.get(one.type_code)
+        suffix = "[]" if info and info.array_oid == one.type_code else ""
+        found[one.name] = f"{info.regtype}{suffix}" if info else "unknown"
     return found
 
 

@@ -9,7 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal, TypeVar
 
 import psycopg
@@ -29,10 +29,10 @@ from psycopg import errors as pg
 
 from featurectl.core import pgarray
 from featurectl.core.clock import Clock, system_clock
-from featurectl.core.db import Connection, translated_errors
+from featurectl.core.connections import AsyncConnection, AsyncPool, Pool
+from featurectl.core.db import Connection, open_connection, session_url, translated_errors
 from featurectl.core.schema import Change
 from featurectl.plugin import online_tables, publish
-from featurectl.plugin.connections import AsyncConnection, AsyncPool, Pool
 from featurectl.plugin.online_reads import GroupedFeatures, Planner, Request, Rows, unzip
 from featurectl.plugin.online_response import PRESENT, ViewColumns
 from featurectl.plugin.online_tables import PRECOMPUTED
@@ -43,6 +43,7 @@ from featurectl.plugin.values import EPOCH
 Statements = Sequence[tuple[bytes, list[pgarray.Array]]]
 ReadRow = tuple[datetime | None, dict[str, Value] | None]
 T = TypeVar("T")
+_AsyncPools = weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncPool[AsyncConnection]]
 
 # Writers of several choices of features may wait for each other in a circle; one is rolled back, and tries again.
 _DEADLOCKS = 10
@@ -72,7 +73,7 @@ class TimescaleOnlineStore(OnlineStore):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self._pool: Pool | None = None
-        self._async_pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncPool] = weakref.WeakKeyDictionary()
+        self._async_pools: _AsyncPools = weakref.WeakKeyDictionary()
         self._opening = threading.Lock()
         self._planner = Planner()
 
@@ -348,18 +349,32 @@ class TimescaleOnlineStore(OnlineStore):  # type: ignore[misc]
         if pool is None or not pool.is_mine:
             with self._opening:
                 if self._pool is None or not self._pool.is_mine:
-                    self._pool = Pool(config.online_store)
+                    self._pool = Pool(partial(_open, config.online_store), config.online_store.max_conn)
                 pool = self._pool
         return pool
 
-    def _async_pool(self, config: RepoConfig) -> AsyncPool:
+    def _async_pool(self, config: RepoConfig) -> AsyncPool[AsyncConnection]:
         loop = asyncio.get_running_loop()
         if loop not in self._async_pools:
             # A pool that somebody once waited for holds on to its loop, and so would this dictionary.
             for ended in [one for one in self._async_pools if one.is_closed()]:
                 self._async_pools.pop(ended).finish()
-            self._async_pools[loop] = AsyncPool(config.online_store)
+            open = partial(_open_async, config.online_store)
+            self._async_pools[loop] = AsyncPool(open, config.online_store.max_conn)
         return self._async_pools[loop]
+
+
+def _open(config: TimescaleStoreConfig) -> Connection:
+    connection = open_connection(config.conninfo(), connect_timeout=config.connect_timeout)
+    pgarray.register(connection)
+    return connection
+
+
+async def _open_async(config: TimescaleStoreConfig) -> AsyncConnection:
+    conninfo = session_url(config.conninfo(), connect_timeout=config.connect_timeout)
+    connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
+    pgarray.register(connection)
+    return connection
 
 
 def _rows(cursor: psycopg.Cursor[tuple[Any, ...]]) -> Rows:

@@ -13,7 +13,7 @@ import pytest
 from featurectl.core.catalog import View
 from featurectl.core.entity import TIMEFRAMES, EntityId
 from featurectl.core.materialize import Materialized, materialize
-from featurectl.core.online import Source, Status, read_online
+from featurectl.core.online import Source, Status
 from featurectl.core.schema import table_identifier
 from featurectl.core.times import Window
 from tests.fix_repository import Repo
@@ -296,7 +296,7 @@ def test_reading_online_and_reading_history_agree(market: Market, seed: int) -> 
         as_of = START + (closes[49] - START) * random.random() * 1.05
         if random.random() < 0.3:
             as_of = closes[int(random.integers(0, 50))] + MICROSECOND * int(random.integers(-1, 2))
-        (row,) = read_online(market.connection, [select(market.view)], [EntityId("BTCUSDT", "1h")], as_of=as_of)
+        (row,) = market.read_online([select(market.view)], [EntityId("BTCUSDT", "1h")], as_of=as_of)
         known = [event for event in closes[:50] if event <= as_of]
         view = row.views[0]
         assert view.event_timestamp == (known[-1] if known else None), f"seed {seed}, {as_of}"
@@ -319,12 +319,12 @@ def test_an_online_value_serves_from_its_event_to_the_end_of_its_ttl_to_the_micr
         (HOUR + MICROSECOND, last, Source.ONLINE, Status.OUTSIDE_MAX_AGE),
     ):
         entities, selections = [EntityId("BTCUSDT", "1h")], [select(market.view)]
-        (row,) = read_online(market.connection, selections, entities, as_of=last + offset)
+        (row,) = market.read_online(selections, entities, as_of=last + offset)
         (view,) = row.views
         assert (view.event_timestamp, view.source, set(view.statuses.values())) == (event, source, {status}), offset
         wanted = market.features()[event]
         assert view.features == (wanted if status is Status.PRESENT else dict.fromkeys(FEATURES)), offset
-        (row,) = read_online(market.connection, selections, entities, as_of=last + offset, allow_stale=True)
+        (row,) = market.read_online(selections, entities, as_of=last + offset, allow_stale=True)
         assert row.views[0].features == wanted, offset
 
 

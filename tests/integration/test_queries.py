@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 
 import pytest
 from psycopg import sql
@@ -14,6 +15,7 @@ from featurectl.core.queries import SQL_DIRECTORY, load, query
 from featurectl.core.times import Window
 from tests.fix_repository import Repo
 
+NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
 FILES = sorted(path.stem for path in SQL_DIRECTORY.glob("*.sql"))
 STATIC = [(file, name) for file in FILES for name, text in load(file).items() if "{" not in text]
 # PREPARE takes queries only.
@@ -71,14 +73,18 @@ def test_built_queries_are_understood(repo: Repo) -> None:
         statements = [
             materialize.upsert_statement(view, sources.entity_list(connection, view), window, target),
             materialize.upsert_statement(view, None, window, target),
-            online.online_statement(chosen),
-            online.history_statement(chosen),
             query("candles", "describe_series").format(series=query("candles", "list_series")),
             offline.window_statement([chosen], [EntityId("BTCUSDT", "1h")], window),
             offline.window_statement(
                 [chosen, Selection(scores, ("news_sentiment",))], [EntityId("BTCUSDT", "1h")], window
             ),
         ]
+        types = sources.column_types(connection, view)
+        once, twice = [("BTCUSDT", "1h")], [("A", "1m"), ("B", "1h"), ("C", "1d")]
+        reads = [online.OnlineReads(chosen).query(keys) for keys in (once, twice)]
+        reads += [online.HistoryReads(chosen, types).query(once, NOON), online.emptiness(view)]
+        assert len({read.text for read in reads}) == 4
+        statements += [sql.SQL(read.text.decode()) for read in reads]
         for index, statement in enumerate(statements):
             text = numbered(statement.as_string(connection)).replace("%%", "%")
             connection.execute(sql.SQL("PREPARE built_{} AS {}").format(sql.SQL(str(index)), sql.SQL(text)))

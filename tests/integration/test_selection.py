@@ -11,7 +11,7 @@ from featurectl.core import offline
 from featurectl.core.arrow import open_arrow
 from featurectl.core.catalog import Catalog
 from featurectl.core.entity import EntityId, parse_id_or_symbol
-from featurectl.core.online import key_of, read_online
+from featurectl.core.online import key_of
 from featurectl.core.times import Window
 from featurectl.errors import InvalidEntityId, UsageError
 from tests.fix_repository import Repo
@@ -128,7 +128,7 @@ def test_views_of_symbols_and_of_bars_answer_together(market: Market) -> None:
     fill(market)
     selections = market.catalog.select((), "market_analysis_service", online=True)
     entities = [EntityId("A", "1m"), EntityId("A", "1h"), EntityId("C", "1h")]
-    rows = read_online(market.connection, selections, entities, as_of=START + timedelta(minutes=10))
+    rows = market.read_online(selections, entities, as_of=START + timedelta(minutes=10))
     found = [{name: status.value for view in row.views for name, status in view.statuses.items()} for row in rows]
     both = dict.fromkeys(MARKET_FEATURES, "OUTSIDE_MAX_AGE") | dict.fromkeys(SCORES, "PRESENT")
     assert found == [both, both, dict.fromkeys((*MARKET_FEATURES, *SCORES), "NOT_FOUND")]

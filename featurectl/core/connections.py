@@ -1,7 +1,7 @@
-"""The online store's connections: opened when needed, kept for the next caller, replaced when lost.
+"""Connections for reads and writes of a few rows: opened when needed, kept for the next caller, replaced when lost.
 
-Two pools alike, one for threads and one for coroutines. Neither has threads or tasks of its own, so that a store works
-in any thread and in any event loop, and costs nothing when it rests.
+Two pools alike, one for threads and one for coroutines. Neither has threads or tasks of its own, so that it works in
+any thread and in any event loop, and costs nothing when it rests.
 """
 
 from __future__ import annotations
@@ -12,18 +12,17 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import psycopg
 from psycopg import errors as pg
 from psycopg.pq import TransactionStatus
 
-from featurectl.core import pgarray
-from featurectl.core.db import Connection, open_connection, session_url
-from featurectl.plugin.store_config import TimescaleStoreConfig
+from featurectl.core.db import Connection
 
 AsyncConnection = psycopg.AsyncConnection[tuple[Any, ...]]
 T = TypeVar("T")
+C = TypeVar("C", bound=AsyncConnection)
 
 
 def _is_lost(connection: Connection | AsyncConnection, error: BaseException) -> bool:
@@ -46,12 +45,11 @@ def _finish(connections: deque[Any], owner: int) -> None:
 
 
 class Pool:
-    """Connections for threads: each call has one to itself; at most ``max_conn`` are open."""
+    """Connections for threads, made by ``open``: each call has one to itself; at most ``size`` are open."""
 
-    def __init__(self, config: TimescaleStoreConfig) -> None:
-        self._conninfo = config.conninfo()
-        self._connect_timeout = config.connect_timeout
-        self._slots = threading.BoundedSemaphore(config.max_conn)
+    def __init__(self, open: Callable[[], Connection], size: int) -> None:
+        self._open = open
+        self._slots = threading.BoundedSemaphore(size)
         self._idle: deque[Connection] = deque()
         self._owner = os.getpid()
         weakref.finalize(self, _finish, self._idle, self._owner)
@@ -84,11 +82,6 @@ class Pool:
         while self._idle:
             self._idle.pop().close()
 
-    def _open(self) -> Connection:
-        connection = open_connection(self._conninfo, connect_timeout=self._connect_timeout)
-        pgarray.register(connection)
-        return connection
-
     def _put_back(self, connection: Connection) -> None:
         if _is_reusable(connection):
             self._idle.append(connection)
@@ -96,17 +89,18 @@ class Pool:
             connection.close()
 
 
-class AsyncPool:
-    """Connections for the coroutines of one event loop; at most ``max_conn`` are open."""
+class AsyncPool(Generic[C]):
+    """Connections for the coroutines of one event loop, made by ``open``; at most ``size`` are open."""
 
-    def __init__(self, config: TimescaleStoreConfig) -> None:
-        self._conninfo = session_url(config.conninfo(), connect_timeout=config.connect_timeout)
-        self._slots = asyncio.Semaphore(config.max_conn)
-        self._idle: deque[AsyncConnection] = deque()
+    def __init__(self, open: Callable[[], Awaitable[C]], size: int) -> None:
+        self._open = open
+        self.size = size
+        self._slots = asyncio.Semaphore(size)
+        self._idle: deque[C] = deque()
         self._owner = os.getpid()
         weakref.finalize(self, _finish, self._idle, self._owner)
 
-    async def run(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    async def run(self, work: Callable[[C], Awaitable[T]]) -> T:
         """Do work on a connection; where that turns out to be lost, once more on a new one."""
         async with self._slots:
             kept = bool(self._idle)
@@ -131,12 +125,7 @@ class AsyncPool:
         """Close what is idle from outside the event loop, which is gone or busy elsewhere."""
         _finish(self._idle, self._owner)
 
-    async def _open(self) -> AsyncConnection:
-        connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
-        pgarray.register(connection)
-        return connection
-
-    async def _put_back(self, connection: AsyncConnection) -> None:
+    async def _put_back(self, connection: C) -> None:
         if _is_reusable(connection):
             self._idle.append(connection)
         else:
