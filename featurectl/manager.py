@@ -1,48 +1,66 @@
-"""FeastFeatureStoreManager: the asynchronous face of a repository, and where the path of an answer is chosen."""
+"""FeastFeatureStoreManager: the asynchronous face of a repository."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import weakref
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+import os
+from collections.abc import Callable, Iterable
+from datetime import timedelta
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
 
-import psycopg
-
-from featurectl.core.catalog import Catalog, Selection, read_catalog_async
+from featurectl import arguments
+from featurectl.arguments import Names, Time
 from featurectl.core.clock import Clock, system_clock
-from featurectl.core.config import Overrides, load_config
-from featurectl.core.connections import AsyncPool
-from featurectl.core.db import Database, translate
-from featurectl.core.entity import EntityId, parse_id_or_symbol
-from featurectl.core.schema import too_new
+from featurectl.core.config import Overrides
+from featurectl.core.db import Database
 from featurectl.core.serving.answer import Answer, OnlineRows, Request
-from featurectl.core.serving.reader import Backend, Reader
-from featurectl.core.serving.session import Session
-from featurectl.errors import SchemaMissing, UsageError
+from featurectl.core.serving.paths import Backend
+from featurectl.core.serving.reader import Reader
+from featurectl.core.threads import Threads
+from featurectl.errors import ReadTimeout, UsageError
+from featurectl.opened import Opened, find_database
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_log = logging.getLogger("featurectl")
+    from featurectl.core.rescue import Rescue
 
-# Seconds after which the catalog is looked at again, beside the reads.
-CATALOG_SECONDS = 5.0
 
-Names = Sequence[str] | None
-Time = datetime | str | None
+T = TypeVar("T")
+
+
+class OnlineOptions(TypedDict, total=False):
+    """How features are read online; see :meth:`FeastFeatureStoreManager.get_online_features_rows`."""
+
+    as_of: Time
+    max_age: timedelta | None
+    allow_stale: bool
+    backend: str
+    timeout: float | None
+
+
+class OfflineOptions(TypedDict, total=False):
+    """How a training set is read; see :meth:`FeastFeatureStoreManager.get_offline_features`."""
+
+    spine: pd.DataFrame | str | os.PathLike[str] | None
+    targets: Names
+    backend: str
+    timeout: float | None
 
 
 class FeastFeatureStoreManager:
     """One repository's features, for one event loop: ``async with FeastFeatureStoreManager() as manager: …``.
 
     ``repo`` and ``database_url`` are what ``-C`` and ``--database-url`` are on the command line. ``timeout`` is in
-    seconds, for each online read that names none of its own; ``pool_size`` bounds the connections, and with them how
-    many reads are under way at once.
+    seconds, for each online read that names none of its own; other calls take the time they take. ``pool_size`` bounds
+    how many reads are under way at once, each on a connection, and how many other calls, each in a thread.
+
+    With ``cache_seconds``, rows of our online tables are kept for as long, unless featurectl or Feast writes to their
+    table before. That takes a connection more, past any pooler in transaction mode; it is judged by age at each call
+    what they are worth, as for rows just read. Every ``log_seconds`` (0: never) the logger ``featurectl`` says how many
+    reads there were of each view, by which paths, and how long they took.
     """
 
     def __init__(
@@ -52,25 +70,24 @@ class FeastFeatureStoreManager:
         database_url: str | None = None,
         timeout: float | None = 5.0,
         pool_size: int = 8,
+        cache_seconds: float = 0.0,
+        log_seconds: float = 60.0,
         clock: Clock = system_clock,
     ) -> None:
         self._overrides = Overrides(repo=Path(repo) if repo else None, database_url=database_url)
-        self._timeout = timeout
-        self._pool_size = pool_size
+        self._timeout = arguments.seconds(timeout)
+        self._pool_size = arguments.count(pool_size, "pool_size")
+        self._cache_seconds = arguments.duration(cache_seconds, "cache_seconds")
+        self._log_seconds = arguments.duration(log_seconds, "log_seconds")
         self._clock = clock
-        self._database: Database | None = None
-        self._reader: Reader | None = None
-        self._catalog: Catalog | None = None
-        self._looked_at = 0.0
-        self._looking: asyncio.Task[None] | None = None
-        self._notes: tuple[str, ...] = ()
-        self._selections: dict[tuple[tuple[str, ...], str | None], tuple[Selection, ...]] = {}
+        self._opened: Opened | None = None
         self._starting = asyncio.Lock()
+        self._threads = Threads(pool_size)
 
     @classmethod
     def of(cls, overrides: Overrides) -> Self:
         """Return the manager of one command: a connection, and the time a read has on the command line."""
-        manager = cls(overrides.repo, database_url=overrides.database_url, pool_size=1)
+        manager = cls(overrides.repo, database_url=overrides.database_url, pool_size=1, log_seconds=0)
         manager._overrides, manager._timeout = overrides, None
         return manager
 
@@ -90,32 +107,41 @@ class FeastFeatureStoreManager:
             SchemaMissing: nothing has been applied yet.
         """
         async with self._starting:
-            if self._catalog is not None:
+            if self._opened is not None:
                 return
-            self._database = database = Database(load_config(self._overrides))
-            self._reader = Reader(AsyncPool(lambda: database.open_async(Session), self._pool_size))
-            await self._read_catalog()
+            opened = Opened(
+                self._overrides,
+                *await find_database(self._overrides),
+                pool_size=self._pool_size,
+                cache_seconds=self._cache_seconds,
+                log_seconds=self._log_seconds,
+            )
+            try:
+                self._opened = await opened.start()
+            finally:
+                if self._opened is None:
+                    await opened.close()
 
     async def close(self) -> None:
         """Close every connection; a later call opens them anew."""
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.wait([self._looking])
-        if self._reader is not None:
-            await self._reader.close()
-        self._reader = self._catalog = self._looking = None
-        self._selections.clear()
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            await opened.close()
+
+    @property
+    def _reader(self) -> Reader | None:
+        return self._opened.reader if self._opened is not None else None
 
     # --- online ------------------------------------------------------------------------------------------------------
 
     async def get_online_features(
         self,
-        entity_ids: Sequence[str],
+        entity_ids: Iterable[str],
         feature_names: Names = None,
         feature_service_name: str | None = None,
         *,
         with_status: bool = False,
-        **options: Any,
+        **options: Unpack[OnlineOptions],
     ) -> pd.DataFrame:
         """Return a DataFrame with a row for each entity id, in their order: keys, event_timestamp, features.
 
@@ -131,10 +157,10 @@ class FeastFeatureStoreManager:
 
     async def get_online_features_rows(
         self,
-        entity_ids: Sequence[str],
+        entity_ids: Iterable[str],
         feature_names: Names = None,
         feature_service_name: str | None = None,
-        **options: Any,
+        **options: Unpack[OnlineOptions],
     ) -> OnlineRows:
         """Return a dictionary for each entity id, in their order, without loading pandas.
 
@@ -151,7 +177,7 @@ class FeastFeatureStoreManager:
 
     async def read_online(
         self,
-        entity_ids: Sequence[str],
+        entity_ids: Iterable[str],
         feature_names: Names,
         feature_service_name: str | None,
         *,
@@ -162,147 +188,252 @@ class FeastFeatureStoreManager:
         timeout: float | None = None,
     ) -> Answer:
         """Return the answer that both forms above are made of."""
-        if self._reader is None or self._catalog is None:
-            await self.initialize()
-        assert self._reader is not None
-        self._look_again()
-        path = _backend(backend)
-        now = self._clock()
-        instant = _instant(as_of, now)
+        path, limit = arguments.backend(backend), arguments.seconds(timeout)
+        opened = self._opened
+        if opened is None:
+            opened, limit = await self._opened_within(limit)
+        opened.look_again()
+        limit = limit or self._timeout
         if as_of is not None and path in (Backend.ONLINE, Backend.FEAST):
             raise UsageError(f"an online store holds no past; leave out as_of, or backend '{path}'")
         request = Request(
-            self._select(feature_names, feature_service_name),
-            _entities(entity_ids),
-            instant,
+            await opened.select((arguments.names(feature_names), feature_service_name), limit),
+            arguments.entities(entity_ids),
+            arguments.instant(as_of, "as_of", now=self._clock()),
             as_of is not None,
-            max_age,
+            arguments.age(max_age),
             allow_stale,
         )
-        return await self._reader.read(request, backend=path, timeout=timeout or self._timeout, notes=self._notes)
+        return await opened.reader.read(
+            request, backend=path, timeout=limit, notes=opened.notes, degraded=opened.degraded
+        )
 
-    def _select(self, features: Names, service: str | None) -> tuple[Selection, ...]:
-        assert self._catalog is not None
-        wanted = (_names(features), service)
-        known = self._selections.get(wanted)
-        if known is None:
-            known = self._selections[wanted] = self._catalog.select(*wanted, online=True)
-        return known
-
-    # --- the catalog -------------------------------------------------------------------------------------------------
-
-    async def _read_catalog(self) -> None:
-        """Read what is published; where Feast alone applied, publish it first."""
-        database, reader = self._database, self._reader
-        assert database is not None
-        assert reader is not None
-        project = database.config.project
+    async def _opened_within(self, seconds: float | None) -> tuple[Opened, float | None]:
+        """Initialize in the time of a call that names one; return how much of it is left."""
+        started = monotonic()
+        limit = asyncio.timeout(seconds)
         try:
-            try:
-                catalog = await reader.pool.run(lambda session: read_catalog_async(session, project))
-            except psycopg.Error as error:
-                raise translate(error) from error
-        except SchemaMissing:
-            if not database.config.is_applied_unheard:
+            async with limit:
+                await self.initialize()
+        except TimeoutError as error:
+            if not limit.expired():
                 raise
-            from featurectl.plugin.publish import publish_registry  # 7 s of CPU, once after each `feast apply`
+            raise ReadTimeout(f"no answer within {seconds:g} s; give it more time") from error
+        if self._opened is None:
+            raise UsageError("the manager was closed while it was opened; use it before it is closed")
+        return self._opened, None if seconds is None else max(1e-3, seconds - (monotonic() - started))
 
-            await asyncio.to_thread(publish_registry, database)
-            catalog = await reader.pool.run(lambda session: read_catalog_async(session, project))
-        if self._catalog is None or catalog.version != self._catalog.version:
-            self._selections.clear()
-            reader.forget()
-            self._notes = tuple(filter(None, [too_new(catalog.schema_version)]))
-        self._catalog, self._looked_at = catalog, monotonic()
+    def counters(self) -> dict[str, Any]:
+        """Return what has been read since :meth:`initialize`: ``views`` by name, and ``failed`` calls by error.
 
-    def _look_again(self) -> None:
-        """See, beside the reads, whether something else was published since."""
-        if monotonic() - self._looked_at > CATALOG_SECONDS and (self._looking is None or self._looking.done()):
-            self._looked_at = monotonic()
-            self._looking = asyncio.ensure_future(self._refresh())
+        A view has ``calls``, ``degraded`` ones, ``paths`` (calls by path; one whose rows come from two counts in both),
+        ``statuses`` (values by status), ``latency_ms`` (p50, p95, p99 of the newest 2,000 calls, each as long as it
+        took for all its views), and with ``cache_seconds`` the ``hits`` and ``misses`` of the ``cache``.
+        """
+        return self._opened.reader.counters.report() if self._opened is not None else {"failed": {}, "views": {}}
 
-    async def _refresh(self) -> None:
-        try:
-            await self._read_catalog()
-        except Exception as error:  # what was read before goes on serving
-            _log.warning("the catalog can't be read again: %s", error)
+    # --- offline -----------------------------------------------------------------------------------------------------
 
+    async def get_offline_features(
+        self,
+        entity_ids: Iterable[str] | None = None,
+        feature_names: Names = None,
+        feature_service_name: str | None = None,
+        start_date: Time = None,
+        end_date: Time = None,
+        *,
+        spine: pd.DataFrame | str | os.PathLike[str] | None = None,
+        targets: Names = None,
+        backend: str = Backend.AUTO,
+        timeout: float | None = None,
+    ) -> pd.DataFrame:
+        """Return a training set, point-in-time correct: each row has the features known at its event time.
 
-# --- without a manager of one's own ----------------------------------------------------------------------------------
+        With ids and both dates there is a row for every event time of the features, id by id: entity_id, symbol,
+        timeframe, event_timestamp, features. With a ``spine`` (a DataFrame, or a CSV or Parquet file, with
+        event_timestamp and entity_id or the keys) its rows, columns and index stay, in their order, and the features
+        come behind. In a spine, times without a zone are UTC. ``targets`` are written ``forward_return:24``.
 
-_shared: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Path | None, FeastFeatureStoreManager]] = (
-    weakref.WeakKeyDictionary()
-)
+        ``attrs`` hold ``source`` (timescaledb, or feast where no SQL reads the features or ``backend`` asks for it),
+        ``degraded``, ``notes`` and ``window``. It takes the time it takes, or ``timeout`` seconds at most; a task that
+        is cancelled stops it on the server.
 
+        Raises:
+            UsageError: what is asked for does not exist or fit.
+            ReadTimeout: it was not done in time.
+            DatabaseUnreachable, FeastUnavailable: there is no way to it.
+        """
+        from featurectl import jobs
 
-def shared_manager(repo: str | Path | None = None) -> FeastFeatureStoreManager:
-    """Return the manager that the module's functions share: one for each repository and running event loop."""
-    from featurectl.core.config import find_repository
+        now = self._clock()
+        asked = jobs.TrainingSet(
+            arguments.names(feature_names),
+            feature_service_name,
+            arguments.targets(targets),
+            *arguments.rows_wanted(entity_ids, start_date, end_date, spine, now=now),
+        )
+        source, limit = arguments.offline_source(backend), arguments.seconds(timeout)
+        database, rescue = await self._found()
+        degraded = rescue.reason if rescue is not None else None
+        return await self._threads.run(
+            lambda: jobs.training_frame(database, asked, now=now, source=source, degraded=degraded), timeout=limit
+        )
 
-    managers = _shared.setdefault(asyncio.get_running_loop(), {})
-    root = find_repository(explicit=Path(repo) if repo else None)
-    if root not in managers:
-        managers[root] = FeastFeatureStoreManager(root)
-    return managers[root]
+    async def get_feature_statistics(
+        self,
+        feature_names: Names = None,
+        feature_service_name: str | None = None,
+        *,
+        entity_ids: Iterable[str] | None = None,
+        start_date: Time = None,
+        end_date: Time = None,
+        timeout: float | None = None,
+    ) -> pd.DataFrame:
+        """Return a row for each feature: what its history holds, of some entities and a window or of all.
 
+        Columns: view, feature, value_type, count (rows), nulls (NaN included), null_rate, mean, std (of the sample),
+        min, p25, p50, p75, max, first_event_timestamp, last_event_timestamp, entities. A feature that is no number has
+        only counts. ``attrs`` hold the ``window``.
 
-async def get_online_features(
-    entity_ids: Sequence[str],
-    feature_names: Names = None,
-    feature_service_name: str | None = None,
-    *,
-    repo: str | Path | None = None,
-    **options: Any,
-) -> pd.DataFrame:
-    """Call :meth:`FeastFeatureStoreManager.get_online_features` of the repository's shared manager."""
-    manager = shared_manager(repo)
-    return await manager.get_online_features(entity_ids, feature_names, feature_service_name, **options)
+        Raises:
+            as :meth:`get_offline_features`.
+        """
+        from featurectl import jobs
+        from featurectl.core.serving.frames import report_frame
+        from featurectl.core.statistics import FeatureStatistics
 
+        names = arguments.names(feature_names)
+        entities = None if entity_ids is None else arguments.entities(entity_ids)
+        window = arguments.window(start_date, end_date, now=self._clock())
+        found = await self._in_thread(
+            lambda on: jobs.statistics(on, names, feature_service_name, entities, window), timeout
+        )
+        frame = report_frame(FeatureStatistics, found)
+        frame.attrs = {"window": window.as_dict()}
+        return frame
 
-# --- what callers write ----------------------------------------------------------------------------------------------
+    # --- work --------------------------------------------------------------------------------------------------------
 
+    async def compute_features(
+        self,
+        symbols: Names = None,
+        timeframes: Names = None,
+        start: Time = None,
+        end: Time = None,
+        full: bool = False,
+        feature_names: Names = None,
+        *,
+        timeout: float | None = None,
+    ) -> pd.DataFrame:
+        """Do what `featurectl compute` does; return its rows: view, entity_id, rows, stale_rows, inserted, changed.
 
-def _names(features: Names) -> tuple[str, ...]:
-    if isinstance(features, str):
-        raise UsageError(f"feature_names is a list of names, not the text '{features}'; write ['{features}']")
-    if features is not None and not features:
-        raise UsageError("feature_names is empty; name features, or leave it out for all of them")
-    return tuple(features or ())
+        A task that is cancelled stops it: what is done of one symbol is rolled back, the lock is free again.
 
+        Raises:
+            UsageError, DefinitionError, SchemaMissing, LockHeld: as the command says.
+            ReadTimeout: it was not done within ``timeout`` seconds.
+        """
+        from featurectl import jobs
+        from featurectl.core.compute import Computed, Request
+        from featurectl.core.serving.frames import report_frame
 
-def _entities(entity_ids: Sequence[str]) -> list[EntityId]:
-    if isinstance(entity_ids, str):
-        raise UsageError(f"entity_ids is a list of ids, not the text '{entity_ids}'; write ['{entity_ids}']")
-    if not len(entity_ids):
-        raise UsageError("entity_ids is empty; name at least one, for example BTCUSDT_1h")
-    return [_ids.get(text) or _remember(text) for text in entity_ids]
+        now = self._clock()
+        window = arguments.window(start, end, now=now, names=("start", "end"))
+        request = Request(
+            arguments.names(symbols, "symbols"),
+            arguments.names(timeframes, "timeframes"),
+            window,
+            full,
+            arguments.names(feature_names),
+        )
+        done = await self._in_thread(lambda on: jobs.compute(on, request, now=now), timeout, writes=True)
+        frame = report_frame(Computed, done, jobs.COMPUTED)
+        frame.attrs = {"window": window.as_dict()}
+        return frame
 
+    async def materialize(
+        self, start: Time = None, end: Time = None, views: Names = None, *, timeout: float | None = None
+    ) -> pd.DataFrame:
+        """Do what `featurectl materialize` does; return its rows: view, entities, written, unchanged, older.
 
-_ids: dict[str, EntityId] = {}
+        Without ``start`` it is incremental, without ``end`` up to now. A task that is cancelled stops it: the view at
+        hand is rolled back.
 
+        Raises:
+            UsageError, SchemaMissing: as the command says; where all views failed, what the first failed with.
+            PartlyDone: some views are done, others failed.
+            ReadTimeout: it was not done within ``timeout`` seconds.
+        """
+        from featurectl import jobs
+        from featurectl.core.materialize import Materialized, raise_failures
+        from featurectl.core.serving.frames import report_frame
 
-def _remember(text: str) -> EntityId:
-    """Read an id; a trading loop asks for the same ones again and again."""
-    if len(_ids) >= 100_000:
-        _ids.clear()
-    _ids[text] = entity = parse_id_or_symbol(text)
-    return entity
+        now = self._clock()
+        window = arguments.window(start, end or now, now=now, names=("start", "end"))
+        names = arguments.names(views, "views")
+        done = await self._in_thread(lambda on: jobs.materialize(on, names, window, now=now), timeout, writes=True)
+        if self._reader is not None and self._reader.cache is not None:
+            self._reader.cache.forget()  # it will hear of it, too, but perhaps not before the caller's next read
+        raise_failures(done)
+        frame = report_frame(Materialized, done, jobs.MATERIALIZED)
+        frame.attrs = {"window": window.as_dict(), "incremental": window.start is None}
+        return frame
 
+    # --- what there is -----------------------------------------------------------------------------------------------
 
-def _backend(name: str) -> Backend:
-    try:
-        return Backend(name)
-    except ValueError:
-        raise UsageError(f"backend '{name}' does not exist; backends: {', '.join(Backend)}") from None
+    async def get_feature_service_info(self, name: str, *, timeout: float | None = None) -> dict[str, Any]:
+        """Return a feature service: name, description, tags, join_keys, features and views.
 
+        Each feature has view, name, value_type, description and ttl_seconds (None is unlimited); each view name,
+        join_keys, ttl_seconds, online, and materialized_at (into an online table of ours; None is never).
 
-def _instant(time: Time, now: datetime) -> datetime:
-    from featurectl.core.times import parse_time
+        Raises:
+            NotFound: there is no such service; the message lists those there are.
+        """
+        from featurectl import jobs
 
-    if time is None:
-        return now
-    if isinstance(time, str):
-        return parse_time(time, now=now)
-    if time.tzinfo is None:
-        raise UsageError(f"{time} has no time zone; give it one, such as UTC")
-    return time.astimezone(UTC)
+        (info,) = await self._in_thread(lambda on: jobs.services(on, name), timeout)
+        return info
+
+    async def list_feature_services(self, *, timeout: float | None = None) -> list[dict[str, Any]]:
+        """Return all feature services, each as :meth:`get_feature_service_info` does."""
+        from featurectl import jobs
+
+        return await self._in_thread(lambda on: jobs.services(on), timeout)
+
+    async def health(self, *, within: float = 2.0) -> dict[str, Any]:
+        """Return how everything is, in plain values, in about ``within`` seconds; raises nothing.
+
+        ``status`` is ok, degraded (a path does not answer, or there is a note) or unavailable. ``database``,
+        ``catalog``, ``paths`` (those that failed since they were last known to be well, with their circuit breakers),
+        ``counters`` (of reads, by view), ``pool`` and ``feast`` say more.
+        """
+        from featurectl.core.serving import health
+
+        async def ready() -> None:
+            async with asyncio.timeout(within):
+                await self.initialize()
+
+        async def database() -> dict[str, Any]:
+            return await health.ask_database((await self._found())[0], within=within)
+
+        answer, error = await asyncio.gather(database(), ready(), return_exceptions=True)
+        if isinstance(answer, BaseException):
+            answer = health.unreachable(str(answer))
+        opened = self._opened
+        if opened is None:
+            return health.Health(answer, error=str(error or "") or None).report()
+        notes = tuple(filter(None, [*opened.notes, opened.degraded]))
+        return health.Health(answer, opened.reader, opened.catalog, notes).report()
+
+    async def _found(self) -> tuple[Database, Rescue | None]:
+        """Return the database, and how it was found where the repository's configuration can't be used."""
+        opened = self._opened
+        return (opened.database, opened.rescue) if opened is not None else await find_database(self._overrides)
+
+    async def _in_thread(self, work: Callable[[Database], T], timeout: float | None, *, writes: bool = False) -> T:
+        """Do blocking work beside the event loop, with connections of its own."""
+        database, rescue = await self._found()
+        if writes and rescue is not None:
+            raise rescue.error
+        return await self._threads.run(lambda: work(database), timeout=arguments.seconds(timeout))

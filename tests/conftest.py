@@ -8,10 +8,22 @@ import signal
 import pytest
 
 from tests.fix_database import TEST_URL_VARIABLE, clone, server, template
+from tests.fix_foreign import foreign_template, redis_repo, sqlite_repo
 from tests.fix_market import arrow, market
 from tests.fix_repository import applied_repository, repo
 
-__all__ = ["applied_repository", "arrow", "clone", "market", "repo", "server", "template"]
+__all__ = [
+    "applied_repository",
+    "arrow",
+    "clone",
+    "foreign_template",
+    "market",
+    "redis_repo",
+    "repo",
+    "server",
+    "sqlite_repo",
+    "template",
+]
 
 # A shell that started us in the background had us ignore Ctrl-C, and so would every process that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -45,3 +57,9 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("FEAST_USAGE", "False")
+
+
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the processes that a test starts load nothing for the sake of coverage."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)

@@ -22,7 +22,7 @@ from featurectl.core.db import Connection
 from featurectl.core.entity import TIMEFRAMES, EntityId
 from featurectl.core.ingest import Merged, merge_candles
 from featurectl.core.schema import table_identifier
-from featurectl.core.serving.answer import EntityFeatures
+from featurectl.core.serving.answer import Entities, EntityFeatures
 from featurectl.core.serving.answer import Request as OnlineRequest
 from featurectl.core.serving.reader import Reader
 from featurectl.core.serving.session import Session
@@ -57,7 +57,7 @@ class Market:
         self, selections: Sequence[Selection], entities: Sequence[EntityId], **request: Any
     ) -> list[EntityFeatures]:
         """Read as a manager does, at an instant of the test's own: ``as_of=…``."""
-        wanted = OnlineRequest(tuple(selections), entities, **request)
+        wanted = OnlineRequest(tuple(selections), Entities(entities), **request)
 
         async def read() -> list[EntityFeatures]:
             database = self.repo.database

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
+from featurectl import jobs
 from featurectl.cli import diagnostics, output
 from featurectl.cli.app import new_app
 from featurectl.cli.options import Command, FormatOption, JsonOption, OutputOption, chosen, overrides, split
@@ -13,7 +15,6 @@ from featurectl.cli.published import published_catalog
 from featurectl.core import compute as core
 from featurectl.core.clock import system_clock
 from featurectl.core.db import open_database
-from featurectl.core.storage import lifetimes
 from featurectl.core.times import parse_window
 
 app = new_app()
@@ -57,19 +58,9 @@ def compute(
     now = system_clock()
     window = parse_window(start, end, now=now)
     request = core.Request(split(symbols), split(timeframes), window, full, split(features))
-    database = open_database(overrides(context))
-    with database.connect() as connection, diagnostics.progress("compute") as progress:
-        catalog = published_catalog(database, connection, writes=True)
-        results = core.compute(
-            connection,
-            catalog,
-            request,
-            root=database.config.root,
-            warmup=database.config.warmup_bars,
-            now=now,
-            drop_after=lifetimes(database.config, catalog),
-            on_job=progress,
-        )
+    find = partial(published_catalog, writes=True)
+    with diagnostics.progress("compute") as progress:
+        results = jobs.compute(open_database(overrides(context)), request, now=now, find=find, progress=progress)
     if start or end:
         diagnostics.note(f"window: {window}")
     output.emit(_report(results), chosen(format, json), path)
@@ -81,8 +72,8 @@ def compute(
 
 
 def _report(results: list[core.Computed]) -> output.Report:
-    columns = ["view", "entity_id", "rows", "stale_rows", "inserted", "changed"]
-    rows = [[one.view, one.entity, one.rows, one.stale, one.inserted, one.changed] for one in results]
+    columns = list(jobs.COMPUTED)
+    rows = jobs.rows_of(results, jobs.COMPUTED)
     return output.Report(
         command="compute",
         document={"series": [dict(zip(columns, row, strict=True)) for row in rows]},

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
+from featurectl import jobs
 from featurectl.cli import diagnostics, output
 from featurectl.cli.app import new_app
 from featurectl.cli.options import (
@@ -23,7 +25,7 @@ from featurectl.core import materialize as core
 from featurectl.core.clock import system_clock
 from featurectl.core.db import open_database
 from featurectl.core.times import Window, parse_window
-from featurectl.errors import PartlyDone, UsageError
+from featurectl.errors import UsageError
 
 app = new_app()
 
@@ -54,22 +56,14 @@ def materialize(
     """
     now = system_clock()
     window = _window(start, end, incremental, now)
-    database = open_database(overrides(context))
-    with database.connect() as connection, diagnostics.progress("materialize") as progress:
-        catalog = published_catalog(database, connection, writes=True)
-        chosen_views = core.choose_views(catalog, split(views))
-        results = core.materialize(
-            connection,
-            database.config.project,
-            chosen_views,
-            window,
-            now=now,
-            on_view=lambda index, view: progress(index, len(chosen_views), view.name),
-        )
+    find = partial(published_catalog, writes=True)
+    with diagnostics.progress("materialize") as progress:
+        database = open_database(overrides(context))
+        results = jobs.materialize(database, split(views), window, now=now, find=find, progress=progress)
     diagnostics.note(f"window: {window}{' (incremental)' if window.start is None else ''}")
     if any(isinstance(one, core.Materialized) for one in results):
         output.emit(_report(results, window), chosen(format, json), path)
-    _finish(results)
+    core.raise_failures(results)
 
 
 def _window(start: str | None, end: str | None, incremental: bool, now: Any) -> Window:
@@ -84,8 +78,8 @@ def _window(start: str | None, end: str | None, incremental: bool, now: Any) -> 
 def _report(results: list[core.Materialized | core.Failed], window: Window) -> output.Report:
     done = [one for one in results if isinstance(one, core.Materialized)]
     failed = [one for one in results if isinstance(one, core.Failed)]
-    columns = ["view", "entities", "written", "unchanged", "older"]
-    rows = [[one.view, one.entities, one.written, one.unchanged, one.older] for one in done]
+    columns = list(jobs.MATERIALIZED)
+    rows = jobs.rows_of(done, jobs.MATERIALIZED)
     return output.Report(
         command="materialize",
         document={
@@ -98,14 +92,3 @@ def _report(results: list[core.Materialized | core.Failed], window: Window) -> o
         rows=rows,
         table=output.Grid(["view", "entities", "written", "unchanged", "kept newer"], rows),
     )
-
-
-def _finish(results: list[core.Materialized | core.Failed]) -> None:
-    """Leave with the error of the views that failed: its own where all failed, partly done otherwise."""
-    failed = [one for one in results if isinstance(one, core.Failed)]
-    if not failed:
-        return
-    if len(failed) == len(results):
-        raise failed[0].error
-    reasons = "; ".join(str(one.error) for one in failed)
-    raise PartlyDone(f"{len(results) - len(failed)} of {len(results)} views done: {reasons}")

@@ -26,8 +26,8 @@ from featurectl.core.db import open_database
 from featurectl.core.entity import parse_id_or_symbol
 from featurectl.core.targets import parse_targets
 from featurectl.core.times import parse_window
-from featurectl.core.training import Wanted, over_spine, over_window, spine_of
 from featurectl.errors import UsageError
+from featurectl.jobs import TrainingSet, open_training_set
 
 app = new_app()
 
@@ -75,22 +75,12 @@ def get_offline(
     window = parse_window(start, end, now=now)
     _check(ids, start, end, spine)
     entities = [parse_id_or_symbol(text) for text in ids or ()]
-    targets = parse_targets(split(target))
+    asked = TrainingSet(split(features), service, parse_targets(split(target)), entities, window, spine)
     kind = output.choose_format(chosen(format, json), path)
-    database = open_database(overrides(context))
-    with database.connect(read_only=True) as connection:
-        catalog = published_catalog(database, connection)
-        wanted = Wanted(catalog.select(split(features), service), targets, now)
-        from_file = spine_of(spine, catalog, wanted) if spine else None
-        from featurectl.core.arrow import open_arrow  # 0.3 s: Arrow and ADBC
-
-        with open_arrow(database) as arrow, arrow.transaction():
-            if from_file:
-                batches = over_spine(arrow, connection, wanted, from_file)
-            else:
-                batches = over_window(arrow, connection, wanted, entities, window)
-                diagnostics.note(f"window: {window}")
-            rows = output.emit_batches("get-offline", batches, kind, path)
+    with open_training_set(open_database(overrides(context)), asked, now=now, find=published_catalog) as training:
+        if not spine:
+            diagnostics.note(f"window: {window}")
+        rows = output.emit_batches("get-offline", training.batches, kind, path)
     diagnostics.note(f"{rows} rows{f' in {path}' if path else ''}")
     if not rows:
         diagnostics.warn(

@@ -23,8 +23,8 @@ from featurectl.cli.options import (
 from featurectl.core.entity import EntityId
 from featurectl.core.online import Status
 from featurectl.core.serving.answer import Answer, EntityFeatures, ViewRow
-from featurectl.core.serving.reader import Backend
-from featurectl.core.times import duration, iso
+from featurectl.core.serving.paths import Backend
+from featurectl.core.times import duration, iso, parse_duration
 from featurectl.errors import Degraded
 from featurectl.manager import FeastFeatureStoreManager
 
@@ -40,6 +40,9 @@ def get_online(
     allow_stale: Annotated[bool, typer.Option("--allow-stale", help="Serve values older than their TTL.")] = False,
     as_of: Annotated[
         str | None, typer.Option("--as-of", metavar="TIME", help="What was known at TIME (ISO 8601, or -2h).")
+    ] = None,
+    max_age: Annotated[
+        str | None, typer.Option("--max-age", metavar="DURATION", help="Withhold older values too: 30s, 5m.")
     ] = None,
     backend: Annotated[
         Backend, typer.Option("--backend", help="Ask one path alone; auto takes the first that answers.")
@@ -61,18 +64,25 @@ def get_online(
     Example: featurectl get-online BTCUSDT --service sentiment_service
     """
     given = overrides(context)
+    oldest = parse_duration(max_age) if max_age else None
 
     async def read() -> Answer:
         async with FeastFeatureStoreManager.of(given) as manager:
             return await manager.read_online(
-                ids, split(features) or None, service, as_of=as_of, allow_stale=allow_stale, backend=backend
+                ids,
+                split(features) or None,
+                service,
+                as_of=as_of,
+                max_age=oldest,
+                allow_stale=allow_stale,
+                backend=backend,
             )
 
     answer = asyncio.run(read())
     output.emit(_report(answer), chosen(format, json), path)
     _explain(answer)
-    if strict and answer.reasons:
-        raise Degraded("; ".join(dict.fromkeys(answer.reasons.values())))
+    if strict and answer.whys:
+        raise Degraded("; ".join(answer.whys))
 
 
 def _report(answer: Answer) -> output.Report:
@@ -108,7 +118,7 @@ def _document(row: EntityFeatures) -> dict[str, Any]:
             view.view: {
                 "event_timestamp": view.event_timestamp,
                 "age_seconds": view.age,
-                "ttl_seconds": view.limit,
+                "ttl_seconds": view.ttl,
                 "source": view.source,
             }
             for view in row.views
@@ -157,7 +167,7 @@ def _shown(view: ViewRow, name: str) -> Any:
 
 def _explain(answer: Answer) -> None:
     """Say what is wrong with the set-up, which paths failed, and, once a view and entity, why values are missing."""
-    for text in (*answer.notes, *dict.fromkeys(answer.reasons.values())):
+    for text in (*answer.notes, *answer.whys):
         diagnostics.warn(text)
     for row in answer.by_entity():
         for view in row.views:
@@ -167,9 +177,10 @@ def _explain(answer: Answer) -> None:
                     "(`featurectl entities symbol` lists the symbols)"
                 )
             elif view.stale and view.age and view.limit:
+                limit = "its TTL" if view.limit == view.ttl else "--max-age"
                 served = "served all the same" if answer.request.allow_stale else "withheld; --allow-stale serves it"
                 diagnostics.warn(
-                    f"{row.entity}: {view.view} is {duration(view.age)} old, past its TTL of {duration(view.limit)}: "
+                    f"{row.entity}: {view.view} is {duration(view.age)} old, past {limit} of {duration(view.limit)}: "
                     f"{served}, --as-of {iso(view.event_timestamp)} asks for that time"
                 )
 

@@ -12,6 +12,7 @@ from psycopg import sql
 from featurectl.core import arrow_types
 from featurectl.core.db import Database, translate
 from featurectl.core.redact import redact
+from featurectl.core.threads import interruptible
 from featurectl.errors import DatabaseError, DatabaseUnreachable, FeaturectlError, StatementTimeout
 
 if TYPE_CHECKING:
@@ -121,6 +122,14 @@ class ArrowConnection:
         while self._cursors:
             self._cursors.pop().close()
 
+    def cancel(self) -> None:
+        """Have the server stop what this connection runs; from another thread."""
+        import adbc_driver_manager
+
+        # A server that can't be reached runs nothing for us.
+        with contextlib.suppress(adbc_driver_manager.Error):
+            self._connection.adbc_cancel()
+
     def close(self) -> None:
         self._close_cursors()
         self._connection.close()
@@ -147,7 +156,7 @@ def connect(url: str) -> Iterator[ArrowConnection]:
 
     with translated_errors(connecting=True):
         connection = adbc.connect(url, autocommit=True)
-    with contextlib.closing(ArrowConnection(connection)) as arrow_connection:
+    with contextlib.closing(ArrowConnection(connection)) as arrow_connection, interruptible(arrow_connection.cancel):
         # PGTZ wins over what the URL says, and an interval of a day depends on the zone.
         arrow_connection.execute(sql.SQL("SET timezone = 'UTC'"))
         yield arrow_connection

@@ -103,7 +103,10 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """Everything one project defines. ``schema_version`` is the newest migration its database has seen."""
+    """Everything one project defines. ``schema_version`` is the newest migration its database has seen.
+
+    ``registry_stamp`` is that of Feast's registry when this was published, ``None`` where nobody knows.
+    """
 
     project: str
     entities: tuple[Entity, ...]
@@ -113,6 +116,7 @@ class Catalog:
     content_hash: str = ""
     published_at: datetime | None = None
     schema_version: int = 0
+    registry_stamp: str | None = None
 
     def view(self, name: str) -> View:
         return _named("view", name, self.views)
@@ -145,7 +149,7 @@ class Catalog:
             wanted = tuple(
                 (view.name, field.name)
                 for view in self.views
-                if view.online_table or not online
+                if not online or (view.online and view.join_keys)
                 for field in view.fields
                 if view in self._owners(field.name)
             )
@@ -246,6 +250,7 @@ def _from_document(document: dict[str, Any]) -> Catalog:
         content_hash=document["content_hash"],
         published_at=datetime.fromisoformat(document["published_at"]),
         schema_version=document["schema_version"] or 0,
+        registry_stamp=document["registry_stamp"],
         entities=tuple(Entity(**entity) for entity in document["entities"]),
         views=tuple(
             View(
@@ -275,8 +280,13 @@ def hashed(catalog: Catalog) -> Catalog:
     return replace(catalog, content_hash=digest)
 
 
-def publish(connection: Connection, catalog: Catalog, *, now: datetime, published_by: str) -> int | None:
-    """Publish a catalog in one transaction; return its new version, or ``None`` when nothing changed."""
+def publish(
+    connection: Connection, catalog: Catalog, *, now: datetime, published_by: str, registry: str | None = None
+) -> int | None:
+    """Publish a catalog in one transaction; return its new version, or ``None`` when nothing changed.
+
+    ``registry`` is what Feast's registry held, as JSON: it is kept with the catalog, new version or not.
+    """
     with connection.transaction():
         header = {
             "project": catalog.project,
@@ -285,6 +295,7 @@ def publish(connection: Connection, catalog: Catalog, *, now: datetime, publishe
             "published_by": published_by,
         }
         row = connection.execute(query("catalog", "publish_header"), header).fetchone()
+        connection.execute(query("catalog", "publish_registry"), {"project": catalog.project, "registry": registry})
         if row is None:
             return None
         connection.execute(query("catalog", "delete_catalog"), {"project": catalog.project})

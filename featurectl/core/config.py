@@ -116,12 +116,28 @@ def load_config(overrides: Overrides | None = None) -> Config:
         database_url=url,
         online_store=str(online.get("type", "sqlite")),
         online_schema=str(online.get("db_schema", "online")),
-        registry_schema=_registry_schema(registry, url),
+        registry_schema=registry_schema_of(registry, url),
         registry_file=_registry_file(registry, root),
         connect_timeout=_seconds("FEATURECTL_CONNECT_TIMEOUT", own.get("connect_timeout"), 5, path),
         statement_timeout=_timeout(overrides.timeout, own.get("statement_timeout"), path),
         warmup_bars=_count("warmup_bars", own.get("warmup_bars", 1000), path, least=MIN_WARMUP),
         storage=_storage(own, path),
+    )
+
+
+def config_without_file(root: Path, overrides: Overrides) -> Config:
+    """Return what flags and environment say by themselves, for a repository whose file can't be used: no project.
+
+    Raises:
+        ConfigError: they say nothing that can be used.
+    """
+    url, path = overrides.database_url or os.environ.get(DATABASE_VARIABLE), root / FILE_NAME
+    return Config(
+        root=root,
+        project="",
+        database_url=normalize_url(url) if url and url != EMBEDDED else None,
+        connect_timeout=_seconds("FEATURECTL_CONNECT_TIMEOUT", None, 5, path),
+        statement_timeout=_timeout(overrides.timeout, None, path),
     )
 
 
@@ -235,7 +251,7 @@ def _store_url(store: Mapping[str, Any]) -> str | None:
     return f"postgresql://{account}@{place}/{quote(str(store.get('database', '')))}?{urlencode(settings)}"
 
 
-def _registry_schema(registry: Any, url: str | None) -> str | None:
+def registry_schema_of(registry: Any, url: str | None) -> str | None:
     """Return the schema of Feast's SQL registry where that is in our database, by its ``search_path``."""
     if not isinstance(registry, Mapping) or registry.get("registry_type") != "sql":
         return None
@@ -256,15 +272,16 @@ def _registry_file(registry: Any, root: Path) -> Path | None:
     return root / registry if isinstance(registry, str) and "://" not in registry else None
 
 
-def _server_of(url: str) -> tuple[str, ...]:
-    """Return host, port and database of a URL, however it is spelled."""
+def _server_of(place: str) -> tuple[str, ...]:
+    """Return host, port and database of a URL, however it is spelled, or of libpq's words."""
     from psycopg import ProgrammingError  # every command that reads this connects anyway
     from psycopg.conninfo import conninfo_to_dict
 
+    _, is_url, rest = place.partition("://")
     try:
-        parts = conninfo_to_dict(f"postgresql://{url.partition('://')[2]}")
+        parts = conninfo_to_dict(f"postgresql://{rest}" if is_url else place)
     except ProgrammingError:
-        return (url,)
+        return (place,)
     return str(parts.get("host", "")), str(parts.get("port") or 5432), str(parts.get("dbname", ""))
 
 

@@ -37,7 +37,7 @@ def _is_reusable(connection: Connection | AsyncConnection) -> bool:
     return not connection.closed and connection.info.transaction_status is TransactionStatus.IDLE
 
 
-def _finish(connections: deque[Any], owner: int) -> None:
+def finish(connections: deque[Any], owner: int) -> None:
     """Close connections without waiting; a forked child leaves those of its parent alone."""
     while connections and owner == os.getpid():
         connection = connections.pop()
@@ -52,7 +52,7 @@ class Pool:
         self._slots = threading.BoundedSemaphore(size)
         self._idle: deque[Connection] = deque()
         self._owner = os.getpid()
-        weakref.finalize(self, _finish, self._idle, self._owner)
+        weakref.finalize(self, finish, self._idle, self._owner)
 
     @property
     def is_mine(self) -> bool:
@@ -90,31 +90,52 @@ class Pool:
 
 
 class AsyncPool(Generic[C]):
-    """Connections for the coroutines of one event loop, made by ``open``; at most ``size`` are open."""
+    """Connections for the coroutines of one event loop, made by ``open``; at most ``size`` are open.
+
+    ``has_connected`` tells whether there ever was one, ``in_use`` how many are.
+    """
 
     def __init__(self, open: Callable[[], Awaitable[C]], size: int) -> None:
         self._open = open
         self.size = size
+        self.has_connected = False
+        self.in_use = 0
         self._slots = asyncio.Semaphore(size)
         self._idle: deque[C] = deque()
         self._owner = os.getpid()
-        weakref.finalize(self, _finish, self._idle, self._owner)
+        weakref.finalize(self, finish, self._idle, self._owner)
 
     async def run(self, work: Callable[[C], Awaitable[T]]) -> T:
         """Do work on a connection; where that turns out to be lost, once more on a new one."""
         async with self._slots:
-            kept = bool(self._idle)
-            connection = self._idle.pop() if kept else await self._open()
+            self.in_use += 1
             try:
-                return await work(connection)
-            except psycopg.Error as error:
-                if not (kept and _is_lost(connection, error)):
-                    raise
-                await connection.close()
-                connection = await self._open()
-                return await work(connection)
+                return await self._run(work)
             finally:
-                await self._put_back(connection)
+                self.in_use -= 1
+
+    async def _run(self, work: Callable[[C], Awaitable[T]]) -> T:
+        kept = bool(self._idle)
+        connection = self._idle.pop() if kept else await self._connect()
+        try:
+            return await work(connection)
+        except psycopg.Error as error:
+            if not (kept and _is_lost(connection, error)):
+                raise
+            await connection.close()
+            connection = await self._connect()
+            return await work(connection)
+        finally:
+            await self._put_back(connection)
+
+    def report(self) -> dict[str, int]:
+        """Return how many connections there may be, are used, and rest, for `health`."""
+        return {
+            "size": self.size,
+            "open": self.in_use + len(self._idle),
+            "in_use": self.in_use,
+            "idle": len(self._idle),
+        }
 
     async def close(self) -> None:
         """Close what is idle; a later call opens anew."""
@@ -123,7 +144,12 @@ class AsyncPool(Generic[C]):
 
     def finish(self) -> None:
         """Close what is idle from outside the event loop, which is gone or busy elsewhere."""
-        _finish(self._idle, self._owner)
+        finish(self._idle, self._owner)
+
+    async def _connect(self) -> C:
+        connection = await self._open()
+        self.has_connected = True
+        return connection
 
     async def _put_back(self, connection: C) -> None:
         if _is_reusable(connection):

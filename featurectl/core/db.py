@@ -15,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from featurectl.core import embedded
 from featurectl.core.config import Config, Overrides, load_config
 from featurectl.core.redact import redact
+from featurectl.core.threads import interruptible
 from featurectl.errors import (
     ConfigError,
     DatabaseError,
@@ -31,6 +32,9 @@ APPLICATION_NAME = "featurectl"
 # What a database or role may have set otherwise. JIT costs more than it saves on statements of a few thousand rows.
 _SESSION = {"timezone": "UTC", "datestyle": "ISO", "extra_float_digits": "1", "jit": "off"}
 _SESSION_OPTIONS = " ".join(f"-c {name}={value}" for name, value in _SESSION.items())
+
+# A connection that is kept open notices within half a minute that the other end has gone without a word.
+_KEEPALIVES = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3}
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 AsyncKind = TypeVar("AsyncKind", bound=psycopg.AsyncConnection[tuple[Any, ...]])
@@ -73,7 +77,8 @@ class Database:
         with translated_errors():
             connection = self._open(read_only)
             try:
-                yield connection
+                with interruptible(lambda: _cancel(connection)):
+                    yield connection
             finally:
                 connection.close()
 
@@ -107,7 +112,8 @@ class Database:
 
     async def _connected_async(self, kind: type[AsyncKind], url: str) -> AsyncKind:
         conninfo = _conninfo(url, self.config.connect_timeout, self.config.statement_timeout, read_only=True)
-        connection = await kind.connect(conninfo, autocommit=True)
+        settings: dict[str, Any] = {**_KEEPALIVES, **conninfo_to_dict(conninfo)}
+        connection = await kind.connect(make_conninfo(**settings), autocommit=True)
         for statement in _corrections(connection):
             await connection.execute(statement)
         return connection
@@ -119,6 +125,12 @@ class Database:
             statement_timeout=self.config.statement_timeout if read_only else 0,
             read_only=read_only,
         )
+
+
+def _cancel(connection: Connection) -> None:
+    # A server that can't be reached runs nothing for us.
+    with contextlib.suppress(psycopg.Error):
+        connection.cancel_safe(timeout=1)
 
 
 def open_database(overrides: Overrides | None = None) -> Database:

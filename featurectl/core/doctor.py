@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from pathlib import Path
 
 import psycopg
-from psycopg import sql
 
 from featurectl.core import catalog as catalogs
-from featurectl.core import clock, compute, inventory, schema, storage, timescale
+from featurectl.core import clock, compute, inventory, registry_age, registry_state, schema, storage, timescale
 from featurectl.core.catalog import Catalog
 from featurectl.core.config import FILE_NAME, Config, Overrides, load_config
 from featurectl.core.db import Connection, Database
@@ -89,8 +89,8 @@ def _configuration(config: Config) -> Iterator[Finding]:
         yield Finding(
             Level.WARNING,
             "online store",
-            f"{config.online_store} is not featurectl's; get-online and materialize do not serve it",
-            "read and materialize it with `featurectl feast -- …`",
+            f"{config.online_store} is not featurectl's; get-online reads it through Feast, materialize writes none",
+            "fill it with `featurectl feast -- materialize-incremental …`",
         )
     if _INLINE_PASSWORD.search(path.read_text(encoding="utf-8")):
         yield Finding(
@@ -181,36 +181,22 @@ def _definitions(connection: Connection, config: Config, now: datetime) -> Itera
 
 
 def _registry(connection: Connection, config: Config, catalog: Catalog) -> Iterator[Finding]:
-    place = config.registry_schema
+    place = config.registry_file or config.registry_schema
     if place is None:
-        yield Finding(Level.OK, "registry", "a file or another database; only Feast reads it")
+        yield Finding(Level.OK, "registry", "in another database or a remote file; only Feast reads it")
         return
-    if not schema.columns_of(connection, f"{place}.feature_views"):
-        yield Finding(Level.ERROR, "registry", f"Feast's registry is not in schema {place}", "run `featurectl apply`")
-        return
-    statement = query("doctor", "registry_views").format(views=sql.Identifier(place, "feature_views"))
-    row = connection.execute(statement, {"project": config.project}).fetchone()
-    views, changed = (row[0] or [], row[1]) if row else ([], None)
-    published = [view.name for view in catalog.views]
-    if sorted(views) != sorted(published):
-        yield Finding(
-            Level.WARNING,
-            "registry",
-            f"it has views {', '.join(views) or 'none'}; the catalog has {', '.join(published) or 'none'}",
-            "run `featurectl apply`",
-        )
-    elif (
-        changed
-        and catalog.published_at
-        and datetime.fromtimestamp(changed, UTC) > catalog.published_at + timedelta(minutes=5)
-    ):
-        yield Finding(
-            Level.WARNING,
-            "registry",
-            "it changed after the catalog was published",
-            "run `featurectl apply` to publish again",
-        )
+    state = registry_state.read_state(connection, config)
+    if not (place.is_file() if isinstance(place, Path) else schema.columns_of(connection, f"{place}.feature_views")):
+        where = place if isinstance(place, Path) else f"in schema {place}"
+        yield Finding(Level.ERROR, "registry", f"Feast's registry is not {where}", "run `featurectl apply`")
+    elif state is None:
+        message = f"not all of Feast's registry in {place} can be read, so nobody knows whether it has changed"
+        yield Finding(Level.WARNING, "registry", message, f"grant this role SELECT on the tables of {place}")
+    elif note := registry_age.registry_note(connection, config, catalog):
+        message, _, fix = note.rpartition("; ")
+        yield Finding(Level.WARNING, "registry", message, fix)
     else:
+        views = [name.rpartition(" ")[2] for name in sorted(state.objects) if "view " in name]
         yield Finding(Level.OK, "registry", f"views: {', '.join(views) or 'none'}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import gc
 import hashlib
 import importlib.util
 import inspect
@@ -215,7 +216,16 @@ def _feature_function(module: ModuleType, name: str, shown: str) -> FeatureFunct
 
 
 def _body(file: Path) -> list[ast.stmt]:
-    return ast.parse(file.read_text(encoding="utf-8")).body
+    text = file.read_text(encoding="utf-8")
+    # CPython 3.11 fails where another thread, such as one that imports Feast, parses while this one does; it comes to
+    # that only by the finalizers that garbage has.
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return ast.parse(text).body
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _imported(file: Path, root: Path) -> set[Path]:

@@ -9,6 +9,7 @@ from datetime import datetime
 from psycopg import sql
 
 from featurectl.core import sources
+from featurectl.core.announce import announce
 from featurectl.core.catalog import Catalog, View
 from featurectl.core.db import Connection, translated_errors
 from featurectl.core.locks import lock
@@ -20,6 +21,7 @@ from featurectl.errors import (
     DefinitionError,
     FeaturectlError,
     Interrupted,
+    PartlyDone,
     SchemaMissing,
     UsageError,
 )
@@ -116,6 +118,21 @@ def materialize(
     return results
 
 
+def raise_failures(results: Sequence[Materialized | Failed]) -> None:
+    """Raise what views failed with, if any did: its own error where all failed, partly done otherwise.
+
+    Raises:
+        PartlyDone: some views are done, others are not.
+    """
+    failed = [one for one in results if isinstance(one, Failed)]
+    if not failed:
+        return
+    if len(failed) == len(results):
+        raise failed[0].error
+    reasons = "; ".join(str(one.error) for one in failed)
+    raise PartlyDone(f"{len(results) - len(failed)} of {len(results)} views done: {reasons}")
+
+
 def lock_name(project: str, view: str) -> str:
     """Return the name of the lock under which a view is materialized."""
     return f"materialize {project}.{view}"
@@ -156,6 +173,8 @@ def materialize_view(
         )
         _record(connection, project, done, now)
         also(connection)
+        if written:
+            announce(connection, target.table)
     return done
 
 
@@ -263,11 +282,9 @@ def _stored(target: Target, column: str, alias: str, kind: str) -> sql.Composabl
 def cast_to(value: sql.Composable, given: str, kind: str) -> sql.Composable:
     """Return a value of the source, whose type is ``given``, as something that PostgreSQL itself casts to a type."""
     value = sql.SQL(_CASTS.get((_family(given), _family(kind)), "{}")).format(value)
-    # A NaN of the source is a null to Feast, which puts one there.
-    return sql.SQL("nullif({}::{}, 'NaN')").format(value, sql.SQL(kind)) if kind in FLOATS else value
+    cast = sql.SQL("{}::{}").format(value, sql.SQL(kind)) if kind in sources.FLOATS else value
+    return sources.without_nan(cast, kind)
 
-
-FLOATS = ("double precision", "real")
 
 # Where PostgreSQL has no cast, or not the one that is meant.
 _CASTS = {

@@ -128,14 +128,14 @@ def readable(value: sql.Composable, name: str, kind: str | None) -> sql.Composab
 
 def feature_columns(view: JoinedView) -> list[sql.Composable]:
     """Return the view's features, under their names in the result."""
-    return [
-        readable(
-            sources.column(column),
-            name,
-            view.read_as.get(column) or arrow_types.read_as(view.type_of(column)),
-        )
-        for column, name in view.features
-    ]
+    return [_feature(view, column, name) for column, name in view.features]
+
+
+def _feature(view: JoinedView, column: str, name: str) -> sql.Composable:
+    given = view.type_of(column)
+    kind = view.read_as.get(column) or arrow_types.read_as(given)
+    cast = sql.SQL("{}::{}").format(sources.column(column), sql.SQL(kind)) if kind else sources.column(column)
+    return readable(sources.without_nan(cast, kind or given), name, None)
 
 
 def alias_of(index: int) -> str:
@@ -217,31 +217,48 @@ def window_statement(selections: Sequence[Selection], entities: Sequence[EntityI
     Raises:
         UsageError: a view is keyed by something that entity ids do not give.
     """
-    for chosen in selections:
+    wanted = _wanted([chosen.view for chosen in selections], entities)
+    if len(selections) == 1:
+        return _window_of_view(selections[0], window, wanted)
+    spine = _spine_of_window([chosen.view for chosen in selections], window, wanted)
+    return point_in_time(spine, [joined_view(chosen) for chosen in selections])
+
+
+def events_statement(views: Sequence[View], entities: Sequence[EntityId], window: Window) -> sql.Composed:
+    """Return the statement for the rows of :func:`window_statement` without features: entities and event times.
+
+    Raises:
+        UsageError: as there.
+    """
+    return point_in_time(_spine_of_window(views, window, _wanted(views, entities)), [])
+
+
+def _wanted(views: Sequence[View], entities: Sequence[EntityId]) -> Mapping[str, sql.Composable]:
+    for view in views:
         for entity in entities:
-            key_of(chosen.view, entity)
-    wanted = {
+            key_of(view, entity)
+    return {
         "entity_ids": sql.Literal([str(entity) for entity in entities]),
         "symbols": sql.Literal([entity.symbol for entity in entities]),
         "timeframes": sql.Literal([entity.timeframe or None for entity in entities]),
     }
-    if len(selections) == 1:
-        return _window_of_view(selections[0], window, wanted)
+
+
+def _spine_of_window(views: Sequence[View], window: Window, wanted: Mapping[str, sql.Composable]) -> Relation:
     spine = query("offline", "spine_of_window").format(
         **wanted,
         at=sql.Identifier(AT),
-        events=sql.SQL(" UNION ALL ").join(_events(chosen.view, window) for chosen in selections),
+        events=sql.SQL(" UNION ALL ").join(_events(view, window) for view in views),
     )
     columns = ("entity_id", "symbol", "timeframe", "event_timestamp")
-    relation = Relation(spine, output=tuple((name, None) for name in columns), order=("position", AT))
-    return point_in_time(relation, [joined_view(chosen) for chosen in selections])
+    return Relation(spine, output=tuple((name, None) for name in columns), order=("position", AT))
 
 
 def _window_of_view(chosen: Selection, window: Window, wanted: Mapping[str, sql.Composable]) -> sql.Composed:
     """Return the statement for one view alone: at each of its event times its own row serves, and needs no join."""
     return query("offline", "window_of_view").format(
         **wanted,
-        event=sources.column(chosen.view.timestamp_column),
+        event=_event(chosen.view),
         features=sources.commas(feature_columns(joined_view(chosen))),
         source=sources.source(chosen.view),
         match=sources.same_keys(chosen.view, "wanted"),
@@ -252,8 +269,13 @@ def _window_of_view(chosen: Selection, window: Window, wanted: Mapping[str, sql.
 
 def _events(view: View, window: Window) -> sql.Composed:
     return query("offline", "events_of_view").format(
-        event=sources.column(view.timestamp_column),
+        event=_event(view),
         source=sources.source(view),
         match=sources.same_keys(view, "wanted"),
         window=sources.within(view.timestamp_column, window.start, window.end),
     )
+
+
+def _event(view: View) -> sql.Composable:
+    """Return a row's event time as an instant; without a zone it is UTC, as the session is."""
+    return sql.SQL("{}::timestamptz").format(sources.column(view.timestamp_column))

@@ -20,6 +20,9 @@ _COMMENTS = re.compile(r"(?:[\s;]|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*", re.DOTALL)
 STEPS = {"Recursive Union", "CTE Scan", "WorkTable Scan", "Nested Loop", "Limit", "Result", "Subquery Scan"}
 STEPS |= {"Index Scan", "Index Only Scan", "Append", "Merge Append", "Custom Scan"}
 MAX_WALKS = 6
+# By their names in SQL, and in PostgreSQL's catalog.
+FLOATS = ("double precision", "real", "float8", "float4")
+_WITHOUT_ZONE = ("timestamp without time zone", "timestamp", "date")
 
 
 def source(view: View) -> sql.Composable:
@@ -55,6 +58,11 @@ def plain(text: str) -> sql.SQL:
 
 def column(name: str, alias: str = "s") -> sql.Composable:
     return sql.SQL("{}.{}").format(sql.SQL(alias), sql.Identifier(name))
+
+
+def without_nan(value: sql.Composable, kind: str) -> sql.Composable:
+    """Return a feature's value of a type; a NaN is a null on every path."""
+    return sql.SQL("nullif({}, 'NaN')").format(value) if kind in FLOATS else value
 
 
 def commas(parts: Iterable[sql.Composable]) -> sql.Composable:
@@ -98,12 +106,12 @@ def within(
 
 def as_instant(instant: sql.Composable, kind: str) -> sql.Composable:
     """Return an instant such that a column of type ``kind`` compares with it as UTC, whatever the session's zone."""
-    return sql.SQL("({} AT TIME ZONE 'UTC')").format(instant) if kind in ("timestamp", "date") else instant
+    return sql.SQL("({} AT TIME ZONE 'UTC')").format(instant) if kind in _WITHOUT_ZONE else instant
 
 
 def epoch(value: sql.Composable, kind: str) -> sql.Composable:
     """Return a time column as an instant; without a zone it is UTC."""
-    return sql.SQL("({}::timestamp AT TIME ZONE 'UTC')").format(value) if kind in ("timestamp", "date") else value
+    return sql.SQL("({}::timestamp AT TIME ZONE 'UTC')").format(value) if kind in _WITHOUT_ZONE else value
 
 
 def column_types(connection: Connection, view: View) -> dict[str, str]:

@@ -10,7 +10,7 @@ from featurectl.errors import InvalidTime
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_DURATION = re.compile(r"(?P<amount>[0-9]{1,6})(?P<unit>[mhdwy])")
+_DURATION = re.compile(r"(?P<amount>[0-9]{1,6})(?P<unit>[smhdwy])")
 _RELATIVE = re.compile(r"(?:now)?(?P<sign>[-+])(?P<amount>\d+(?:\.\d+)?)(?P<unit>[smhdw])", re.IGNORECASE)
 
 
@@ -20,6 +20,20 @@ class Window:
 
     start: datetime | None
     end: datetime | None
+
+    def checked(self) -> Window:
+        """Return the window itself.
+
+        Raises:
+            InvalidTime: it starts after it ends.
+        """
+        if self.start and self.end and self.start > self.end:
+            raise InvalidTime(f"the window starts ({iso(self.start)}) after it ends ({iso(self.end)}); swap them")
+        return self
+
+    def as_dict(self) -> dict[str, str | None]:
+        """Return both ends as text."""
+        return {"start": iso(self.start) if self.start else None, "end": iso(self.end) if self.end else None}
 
     def __str__(self) -> str:
         first = iso(self.start) if self.start else "the beginning"
@@ -57,10 +71,7 @@ def parse_window(start: str | None, end: str | None, *, now: datetime) -> Window
     Raises:
         InvalidTime: an end can't be read, or the start lies after the end.
     """
-    window = Window(parse_time(start, now=now) if start else None, parse_time(end, now=now) if end else None)
-    if window.start and window.end and window.start > window.end:
-        raise InvalidTime(f"the window starts ({iso(window.start)}) after it ends ({iso(window.end)}); swap them")
-    return window
+    return Window(parse_time(start, now=now) if start else None, parse_time(end, now=now) if end else None).checked()
 
 
 def iso(instant: datetime) -> str:
@@ -79,14 +90,14 @@ def from_microseconds(count: int) -> datetime:
 
 
 def parse_duration(text: str) -> timedelta:
-    """Read a length of time: a whole number and m, h, d, w or y, a year having 365 days.
+    """Read a length of time: a whole number and s, m, h, d, w or y, a year having 365 days.
 
     Raises:
         InvalidTime: the text is none.
     """
     match = _DURATION.fullmatch(text.strip())
     if match is None:
-        raise InvalidTime(f"'{text}' is not a duration; write a whole number and a unit: 90m, 12h, 7d, 2w, 2y")
+        raise InvalidTime(f"'{text}' is not a duration; write a whole number and a unit: 30s, 90m, 12h, 7d, 2w, 2y")
     amount = int(match["amount"])
     return timedelta(days=365 * amount) if match["unit"] == "y" else timedelta(**{_UNITS[match["unit"]]: amount})
 

@@ -11,14 +11,20 @@ from psycopg import sql
 
 from featurectl import __version__
 from featurectl.core import catalog as catalogs
-from featurectl.core import composite, schema, sources, storage, timescale
+from featurectl.core import composite, registry_state, schema, sources, storage, timescale
 from featurectl.core.db import Connection, Database
 from featurectl.core.locks import lock
 from featurectl.core.schema import Change
 from featurectl.errors import DefinitionError, NotAllowed
 from featurectl.plugin.catalog import views_of
 from featurectl.plugin.definitions import Definitions, load_definitions
-from featurectl.plugin.registry import RegistryChange, apply_to_registry, learn_from_sources, registry_changes
+from featurectl.plugin.registry import (
+    RegistryChange,
+    apply_to_registry,
+    forget_lost_views,
+    learn_from_sources,
+    registry_changes,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +92,16 @@ def apply(database: Database, *, allow_drop: bool = False, now: datetime) -> App
             raise NotAllowed(f"this would lose data: {'; '.join(planned.drops)}; allow it with --allow-drop")
         schema.migrate(connection)
         schema.execute(connection, planned.schema)
+        if database.config.registry_schema:
+            forget_lost_views(connection, database.config)
         apply_to_registry(database, definitions)
-        by = f"featurectl {__version__}"
-        version = catalogs.publish(connection, definitions.catalog, now=now, published_by=by)
+        version = catalogs.publish(
+            connection,
+            definitions.catalog,
+            now=now,
+            published_by=f"featurectl {__version__}",
+            registry=registry_state.read_json(connection, database.config),
+        )
     return Applied(planned, version or planned.catalog_version or 1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -167,9 +167,7 @@ def _part(config: RepoConfig, chunk: Sequence[tuple[ViewRead, Mapping[str, tuple
     aliases = [f"v{index}" for index in range(len(chunk))]
     statement = query("online", "read").format(
         columns=sources.commas(
-            sources.column(name, alias)
-            for (read, _), alias in zip(chunk, aliases, strict=True)
-            for name in ("event_timestamp", *read.features)
+            column for (read, _), alias in zip(chunk, aliases, strict=True) for column in _columns(read, alias)
         ),
         arrays=sources.commas(sql.SQL("%s::{}[]").format(sql.SQL(codec_of(kind).sent_type)) for _, kind in keys),
         names=sources.commas(sql.Identifier(name) for name in names.values()),
@@ -183,6 +181,12 @@ def _part(config: RepoConfig, chunk: Sequence[tuple[ViewRead, Mapping[str, tuple
         ),
     )
     return Part(statement.as_bytes(), tuple(keys), tuple(read for read, _ in chunk))
+
+
+def _columns(read: ViewRead, alias: str) -> Iterator[sql.Composable]:
+    yield sources.column("event_timestamp", alias)
+    for name, codec in zip(read.features, read.codecs, strict=True):
+        yield sources.without_nan(sources.column(name, alias), codec.column_type)
 
 
 def _match(

@@ -15,6 +15,7 @@ from feast.types import FeastType
 from psycopg import sql
 
 from featurectl.core import pgarray, sources
+from featurectl.core.announce import announced
 from featurectl.core.queries import query
 from featurectl.core.schema import table_identifier
 from featurectl.errors import DefinitionError
@@ -143,4 +144,5 @@ def _statement(table: str, keys: tuple[str, ...], codecs: tuple[tuple[str, Codec
         assigned=sources.commas(map(sql.Identifier, assigned)),
         assigned_values=sources.commas(sources.column(name, "excluded") for name in assigned),
     )
-    return (overwrite if force else query("online", "write").format(overwrite=overwrite)).as_bytes()
+    write = overwrite if force else query("online", "write").format(overwrite=overwrite)
+    return announced(write, table).as_bytes()

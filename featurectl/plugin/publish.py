@@ -14,9 +14,9 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_contents import RepoContents
 
 from featurectl.core import catalog as catalogs
-from featurectl.core import composite, schema
+from featurectl.core import composite, registry_state, schema
 from featurectl.core.clock import system_clock
-from featurectl.core.config import Config
+from featurectl.core.config import Config, registry_schema_of
 from featurectl.core.db import Connection, Database
 from featurectl.errors import DefinitionError
 from featurectl.plugin.catalog import catalog_of, key_types, views_of
@@ -54,7 +54,10 @@ def after_feast_applied(config: RepoConfig, store: TimescaleStoreConfig) -> None
             if config.registry.registry_type == "file":
                 withdraw(connection, config.project)
             else:
-                _publish(connection, _core_config(config, store), _contents(FeatureStore(config=config)))
+                ours = _core_config(config, store)
+                # Before the contents: what changes in between is then noticed.
+                registry = registry_state.read_json(connection, ours)
+                _publish(connection, ours, _contents(FeatureStore(config=config)), registry)
     except Exception as error:  # Feast can't read everything back that it applies
         _log.warning("featurectl's catalog is not published: %s", error)
 
@@ -74,9 +77,10 @@ def publish_registry(database: Database) -> None:
     from featurectl.plugin.registry import feast_store
 
     with feast_store(database) as store, database.connect() as connection:
+        registry = registry_state.read_json(connection, database.config)
         contents = _contents(store)
         if views_of(contents):
-            _publish(connection, database.config, contents)
+            _publish(connection, database.config, contents, registry)
 
 
 def withdraw(connection: Connection, project: str) -> None:
@@ -93,6 +97,7 @@ def _core_config(config: RepoConfig, store: TimescaleStoreConfig) -> Config:
         database_url=store.conninfo(),
         online_store=str(getattr(online, "type", "")),
         online_schema=str(getattr(online, "db_schema", "")) or "online",
+        registry_schema=registry_schema_of(config.registry.model_dump(), store.conninfo()),
     )
 
 
@@ -116,7 +121,7 @@ def _contents(store: FeatureStore) -> RepoContents:
             engine.dispose()
 
 
-def _publish(connection: Connection, config: Config, contents: RepoContents) -> None:
+def _publish(connection: Connection, config: Config, contents: RepoContents, registry: str | None) -> None:
     def left_out(error: DefinitionError) -> None:
         _log.warning("left out of featurectl's catalog: %s", error)
 
@@ -129,4 +134,4 @@ def _publish(connection: Connection, config: Config, contents: RepoContents) -> 
         schema.execute(connection, [*sql_views.before, *sql_views.after])
     except (DefinitionError, psycopg.Error) as error:
         _log.warning("views that join others are left as they are: %s", error)
-    catalogs.publish(connection, catalog, now=system_clock(), published_by="feast")
+    catalogs.publish(connection, catalog, now=system_clock(), published_by="feast", registry=registry)

@@ -26,6 +26,8 @@ from feast.protos.feast.core.StreamFeatureView_pb2 import StreamFeatureView as S
 from feast.repo_config import FeastConfigError
 from feast.repo_contents import RepoContents
 from feast.stream_feature_view import StreamFeatureView
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from psycopg import errors as pg
 from psycopg import sql
 from sqlalchemy.exc import DBAPIError
 
@@ -117,8 +119,20 @@ def _rows(connection: Connection, config: Config, kind: _Kind) -> list[Any]:
     there = connection.execute(query("schema", "columns_of"), {"table": place.as_string()}).fetchall()
     if not there:
         return []
-    statement = sql.SQL("SELECT {} FROM {} WHERE project_id = %s").format(sql.Identifier(kind.column), place)
-    return [kind.read(bytes(row[0])) for row in connection.execute(statement, [config.project])]
+    names = [sql.Identifier(one) for one in (kind.column.replace("_proto", "_name"), kind.column)]
+    statement = sql.SQL("SELECT {}, {} FROM {} WHERE project_id = %s").format(*names, place)
+    rows = connection.execute(statement, [config.project])
+    return [_read(kind, name, bytes(data), f"{config.registry_schema}.{kind.table}") for name, data in rows]
+
+
+def _read(kind: _Kind, name: str, data: bytes, table: str) -> Any:
+    try:
+        return kind.read(data)
+    except DecodeError as error:
+        raise DefinitionError(
+            f"Feast's registry is damaged: {kind.label} '{name}' in {table} can't be read; restore it, or delete its "
+            "row and run `featurectl apply`"
+        ) from error
 
 
 def _listed(database: Database) -> dict[str, list[Any]]:
@@ -244,6 +258,16 @@ def learn_from_sources(database: Database, contents: RepoContents) -> None:
         update_feature_views_with_inferred_features_and_entities(store.provider, views, contents.entities, store.config)
     for service in contents.feature_services:
         service.infer_features(fvs_to_update={view.name: view for view in views})
+
+
+def forget_lost_views(connection: Connection, config: Config) -> None:
+    """Remove the versions of views that somebody took out of the SQL registry: Feast could not apply them again."""
+    names = ("feature_view_version_history", "feature_views", "stream_feature_views", "on_demand_feature_views")
+    tables = {name: sql.Identifier(config.registry_schema or "public", name) for name in (*names, "label_views")}
+    statement = query("registry", "forget_lost_views").format(**tables)
+    # Another version of Feast has other tables.
+    with contextlib.suppress(pg.UndefinedTable, pg.UndefinedColumn), connection.transaction():
+        connection.execute(statement, {"project": config.project})
 
 
 def apply_to_registry(database: Database, definitions: Definitions) -> None:

@@ -17,6 +17,7 @@ from feast.infra.common.materialization_job import MaterializationTask
 from feast.infra.compute_engines.base import ComputeEngine
 from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.registry.base_registry import BaseRegistry
+from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Float32, Float64, Int32, Int64
 from feast.utils import _convert_arrow_to_proto, _get_column_names
 
@@ -67,10 +68,14 @@ class Transfer:
 
     def _write(self, chunk: pa.RecordBatch, running: Running) -> None:
         keys = {key.name: key.dtype.to_value_type() for key in self.view.entity_columns}
+        chunk, others = _convertible(self.view, chunk)
         rows = [
             (key, values, event, None if is_missing(created) else created)
             for key, values, event, created in _convert_arrow_to_proto(chunk, self.view, keys)
         ]
+        for name, values_of_rows in others.items():
+            for row, value in values_of_rows.items():
+                rows[row][1][name] = value
         with running.foreign_writes:
             self.engine.online_store.online_write_batch(self.engine.repo_config, self.view, rows, lambda count: None)
 
@@ -152,6 +157,28 @@ def _with_numbers(view: FeatureView, batch: pa.RecordBatch) -> pa.RecordBatch:
         except pa.ArrowInvalid as error:
             raise DefinitionError(f"view '{view.name}', feature '{field.name}' is {field.dtype}: {error}") from error
     return batch
+
+
+def _convertible(view: FeatureView, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, dict[str, dict[int, Value]]]:
+    """Return a batch that Feast converts, and the values, by feature and row, that it would convert into others.
+
+    It takes integers beside nulls for doubles, which hold 53 bits, and empty bytes for nulls where all are empty.
+    """
+    others: dict[str, dict[int, Value]] = {}
+    for name in _names(view.features):
+        column = batch.column(name)
+        if pa.types.is_integer(column.type) and column.null_count:
+            others[name] = dict.fromkeys(_places(column.is_null()), Value())
+            position = batch.schema.get_field_index(name)
+            batch = batch.set_column(position, pa.field(name, column.type), column.fill_null(0))
+        elif pa.types.is_binary(column.type):
+            others[name] = dict.fromkeys(_places(pc.equal(column, b"")), Value(bytes_val=b""))
+    return batch, others
+
+
+def _places(condition: pa.Array) -> list[int]:
+    places: list[int] = pc.indices_nonzero(condition).to_pylist()
+    return places
 
 
 def _names(fields: Iterable[Any]) -> list[str]:

@@ -6,6 +6,8 @@ SELECT json_build_object(
     'content_hash', c.content_hash,
     'published_at', c.published_at,
     'schema_version', (SELECT max(m.version) FROM featurectl.migrations m),
+    -- Where an upgrade waits for `apply`, there is no such column yet.
+    'registry_stamp', to_jsonb(c) -> 'registry' ->> 'stamp',
     'entities', (
         SELECT coalesce(json_agg(json_build_object(
             'name', e.entity, 'join_key', e.join_key, 'value_type', e.value_type,
@@ -61,6 +63,11 @@ SET version = c.version + 1, content_hash = excluded.content_hash,
 WHERE c.content_hash <> excluded.content_hash
 RETURNING version;
 
+-- publish_registry --
+-- Keep what Feast's registry held when a catalog was published, also where the catalog's content is the same.
+UPDATE featurectl.catalogs SET registry = %(registry)s::jsonb
+WHERE project = %(project)s AND registry IS DISTINCT FROM %(registry)s::jsonb;
+
 -- publish_entity --
 -- Publish one entity.
 INSERT INTO featurectl.catalog_entities (project, entity, join_key, value_type, description, tags)
@@ -93,3 +100,7 @@ VALUES (%(project)s, %(name)s, %(description)s, %(tags)s::jsonb);
 -- Publish one feature of a service.
 INSERT INTO featurectl.catalog_service_features (project, service, position, view, feature)
 VALUES (%(project)s, %(service)s, %(position)s, %(view)s, %(feature)s);
+
+-- published_projects --
+-- The projects that have published a catalog.
+SELECT project FROM featurectl.catalogs ORDER BY project;

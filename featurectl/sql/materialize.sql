@@ -69,6 +69,10 @@ VALUES (
     %(project)s, %(view)s, %(incremental)s, %(window_start)s, %(window_end)s, %(entities)s, %(rows_written)s,
     %(rows_unchanged)s, %(rows_older)s, %(finished_at)s);
 
+-- last_materialized --
+-- When each view of a project was last materialized.
+SELECT view, max(finished_at) FROM featurectl.materializations WHERE project = %(project)s GROUP BY view;
+
 -- add_intervals --
 -- Add to what a view has been materialized for; intervals that meet or overlap become one.
 INSERT INTO featurectl.materialized_intervals AS m (project, view, intervals)

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,6 +72,16 @@ def test_readme_names_every_variable() -> None:
         assert variable in README, variable
 
 
+def test_readme_names_the_tests_of_each_area() -> None:
+    table = README.partition("| area | tests")[2].partition("\n\n")[0]
+    areas = dict(re.findall(r"^\| ([a-z ]+) \| (.+) \|$", table, re.MULTILINE))
+    assert len(areas) == 9
+    for area, tests in areas.items():
+        names = re.findall(r"`(test_\w+)`", tests)
+        assert f"test_{area.replace(' ', '_')}" in names, "each area has a file of its name"
+        assert [name for name in names if not list((CHECKOUT / "tests").glob(f"*/{name}.py"))] == [], area
+
+
 def commands_of_first_run() -> list[tuple[str, list[str]]]:
     """Return each command with the lines README shows below it."""
     steps: list[tuple[str, list[str]]] = []
@@ -100,6 +111,13 @@ def test_the_first_run_of_readme_does_what_it_shows(tmp_path: Path) -> None:
             done = subprocess.run(words, cwd=where, env=environment, capture_output=True, text=True, check=False)
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
             compare(command, shown, done.stdout + done.stderr)
+        (example,) = re.findall(r"```python\n(import asyncio\n.*?)```", README, re.DOTALL)
+        done = subprocess.run(
+            [sys.executable, "-c", example], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        assert "online None" in done.stdout
+        assert "forward_return_24" in done.stdout
     finally:
         embedded.stop(embedded.data_dir(tmp_path / "market"))
 

@@ -901,6 +901,50 @@ def test_a_transformation_that_loses_a_column_is_named(lab: Lab) -> None:
         store.materialize(START, NOW)
 
 
+def without_x(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.drop(columns="x")
+
+
+def halved(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(x=frame["x"] / 2)
+
+
+@pytest.mark.parametrize(
+    ("function", "kind", "message"),
+    [
+        (without_x, Float64, "view 'stats' gets no column 'x'; columns: driver_id, ts, created"),
+        (halved, Int64, "view 'stats', feature 'x' is Int64: Float value 0.5"),
+    ],
+    ids=["a column is missing", "a number does not fit"],
+)
+@pytest.mark.parametrize("online", ["ours", "sqlite"])
+def test_what_a_transformation_gives_must_be_what_the_view_defines(
+    lab: Lab, online: str, function: Callable[[pd.DataFrame], pd.DataFrame], kind: Any, message: str
+) -> None:
+    lab.table()
+    lab.write(1, 1, 1.0)
+    made = {"mode": "pandas", "udf": function, "udf_string": function.__name__}
+    store = lab.store(view(kind=BatchFeatureView, fields={"x": kind}, **made), online=online)
+    with pytest.raises(DefinitionError, match=message):
+        store.materialize(START, NOW)
+    assert intervals(store) == []
+
+
+def without_created(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.drop(columns="created")
+
+
+@pytest.mark.parametrize("online", ["ours", "sqlite"])
+def test_a_transformation_may_leave_the_created_time_out(lab: Lab, online: str) -> None:
+    lab.table()
+    for hour in (1, 2):
+        lab.write(1, hour, float(hour))
+    made = {"mode": "pandas", "udf": without_created, "udf_string": "without_created"}
+    store = lab.store(view(kind=BatchFeatureView, **made), online=online)
+    store.materialize(START, START + 3 * HOUR)
+    assert read(store, [1])["x"] == [2.0]
+
+
 def test_aggregations_see_every_row_of_the_window(lab: Lab) -> None:
     rider = Entity(name="rider", join_keys=["driver_id"], value_type=ValueType.INT64)
     lab.table("clicks")

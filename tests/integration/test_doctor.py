@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from featurectl.core import doctor
 from featurectl.core.catalog import read_catalog
+from featurectl.core.config import Overrides
+from featurectl.core.db import open_connection, open_database
+from featurectl.core.timescale import Extension
+from tests.fix_foreign import set_online_store
 from tests.fix_repository import Repo
+from tests.market import START
 
 
 def findings(repo: Repo, code: int, **environment: str) -> dict[str, dict[str, Any]]:
@@ -104,6 +113,63 @@ def test_a_password_in_the_file_is_warned_of(repo: Repo) -> None:
     path = repo.root / "feature_store.yaml"
     path.write_text(path.read_text() + '\nextra: "postgresql://u:secret@h/d"\n')
     assert findings(repo, 0)["secrets"]["level"] == "warning"
+
+
+def test_a_configuration_that_cannot_be_read_is_found_and_nothing_after_it(repo: Repo) -> None:
+    (repo.root / "feature_store.yaml").write_text("project: [")
+    found = findings(repo, 1)
+    assert list(found) == ["configuration"]
+    assert found["configuration"]["level"] == "error"
+
+
+def test_a_foreign_online_store_is_named_with_what_serves_it(repo: Repo) -> None:
+    set_online_store(repo.root, type="sqlite", path="data/online.db")
+    finding = findings(repo, 0)["online store"]
+    assert (finding["level"], finding["message"].partition(" ")[0]) == ("warning", "sqlite")
+    assert "featurectl feast" in finding["fix"]
+
+
+def test_a_role_that_may_not_create_schemas_is_found_where_some_are_missing(
+    clone: Callable[[str | None], str], repo: Repo
+) -> None:
+    role = sql.Identifier(f"featurectl_reader_{uuid.uuid4().hex[:12]}")
+    refused = {}
+    for url in (clone(None), repo.url):
+        with open_connection(url, connect_timeout=10) as connection:
+            connection.execute(sql.SQL("CREATE ROLE {} IN ROLE pg_read_all_data").format(role))
+            connection.execute(sql.SQL("SET ROLE {}").format(role))
+            database = open_database(Overrides(repo=repo.root, database_url=url))
+            found = [one for one in doctor._database(connection, database, START) if one.level is doctor.Level.ERROR]
+            refused[url] = [(one.message.partition("may ")[2], one.fix.partition(" TO ")[0]) for one in found]
+            connection.execute("RESET ROLE")
+            connection.execute(sql.SQL("DROP ROLE {}").format(role))
+    empty = next(iter(refused))
+    name = conninfo_to_dict(empty)["dbname"]
+    wanted = (f"not create schemas in {name}", f"GRANT CREATE ON DATABASE {name}")
+    assert refused == {empty: [wanted], repo.url: []}
+
+
+@pytest.mark.parametrize(
+    ("extension", "level", "message"),
+    [
+        (Extension(None, None, None), "ok", "not on this server: plain PostgreSQL tables"),
+        (
+            Extension(None, "2.28.3", None),
+            "warning",
+            "the server has TimescaleDB 2.28.3, this database does not use it",
+        ),
+        (Extension("2.28.3", "2.28.3", "timescale"), "ok", "TimescaleDB 2.28.3, licence timescale"),
+        (Extension("2.28.3", "2.28.3", "apache"), "warning", "TimescaleDB 2.28.3 runs under the Apache licence"),
+        (Extension("1.7.5", "2.28.3", "timescale"), "warning", "TimescaleDB 1.7.5 is too old"),
+        (Extension("2.17.2", "2.28.3", "timescale"), "warning", "TimescaleDB 2.17.2 has no columnstore"),
+    ],
+    ids=lambda value: value.installed or "none" if isinstance(value, Extension) else "",
+)
+def test_what_the_extension_can_do_is_said(extension: Extension, level: str, message: str) -> None:
+    finding = doctor._extension(extension)
+    assert finding.level == level
+    assert finding.message.startswith(message)
+    assert bool(finding.fix) == (level == "warning")
 
 
 def test_a_server_in_another_zone_is_warned_of(repo: Repo) -> None:

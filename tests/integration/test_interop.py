@@ -175,6 +175,7 @@ def test_featurectl_works_where_feast_alone_applied(alone: Repo) -> None:
     feast(alone, "materialize", "2024-01-01T00:00:00", "2024-01-03T11:00:00")
     listed = {view["name"]: view for view in alone.json("views")["views"]}
     assert set(listed) == {"bars", "drivers", "pushed", "doubled_rating"}
+    assert alone.rows("SELECT registry IS NOT NULL FROM featurectl.catalogs") == [(True,)], "what it was made from"
     services = {service["name"]: service for service in alone.json("services")["services"]}
     assert set(services) == {"bars_service", "drivers_service"}
     answer = alone.json("get-online", "BTCUSDT_1h", "--service", "bars_service", "--allow-stale")["results"][0]
@@ -200,7 +201,9 @@ def test_a_foreign_online_store_leaves_history_to_featurectl(alone: Repo) -> Non
     feast(alone, "materialize", "2024-01-01T00:00:00", "2024-01-03T12:00:00")
     rows = alone.json("get-offline", "BTCUSDT_1h", "-f", "close", "--start", "2024-01-03", "--end", NOON)["rows"]
     assert [row["close"] for row in rows] == [99.5, 100.5]
-    refused = alone.run("get-online", "BTCUSDT_1h", "-f", "close")
+    online = alone.json("get-online", "BTCUSDT_1h", "-f", "close")["results"][0]
+    assert (online["features"], online["views"]["bars"]["source"]) == ({"close": 100.5}, "feast")
+    refused = alone.run("get-online", "BTCUSDT_1h", "-f", "close", "--backend", "online")
     assert refused.returncode == 2
     assert "not in an online store of ours" in refused.stderr
     answer = feast(alone, "get-online-features", "-e", "driver_id=1001", "-f", "drivers:rating")

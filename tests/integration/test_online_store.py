@@ -31,6 +31,7 @@ from feast.repo_contents import RepoContents
 from feast.types import Array, Bool, Float32, Float64, Int64, Json, Map, String, UnixTimestamp
 
 from featurectl.core import embedded, schema
+from featurectl.core.queries import load
 from featurectl.errors import DatabaseUnreachable, DefinitionError, NotFound, SchemaMissing
 from tests.fix_online_store import (
     CITY,
@@ -291,6 +292,35 @@ def test_simultaneous_writers_leave_the_newest_row_of_each_entity(stocked: Shop,
             driver = entity.entity_values[0].int64_val
             newest[driver] = max(newest.get(driver, -1.0), values["price"].double_val)
     assert [row[:2] for row in prices(stocked)] == sorted(newest.items())
+
+
+def test_a_write_tells_those_who_cache_its_rows_if_there_are_any(stocked: Shop) -> None:
+    """A manager listens, and holds a lock by which writers know that somebody does."""
+    with psycopg.connect(stocked.url, autocommit=True) as manager, psycopg.connect(stocked.url, autocommit=True) as end:
+
+        def told() -> list[str]:
+            end.execute("NOTIFY featurectl_online, 'the end'")
+            payloads: list[str] = []
+            for one in manager.notifies(timeout=5):
+                if one.payload == "the end":
+                    break
+                payloads.append(one.payload)
+            return payloads
+
+        manager.execute(load("online_cache")["listen"])
+        stocked.write("hourly", price(1, 1.0, LATER))
+        assert told() == []
+        manager.execute(load("online_cache")["be_told"])
+        stocked.write("hourly", price(1, 2.0, LATER), price(2, 3.0, LATER))
+        assert told() == [TABLE]
+        stocked.write("hourly", price(1, 4.0, NOON))  # older than what is there
+        assert told() == []
+        asyncio.run(
+            stocked.online.online_write_batch_async(
+                stocked.config, stocked.view("hourly"), [price(1, 5.0, LATER)], None
+            )
+        )
+        assert told() == [TABLE]
 
 
 def test_a_store_of_many_threads_opens_no_more_than_max_conn(clone: Any, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
 FILES = sorted(path.stem for path in SQL_DIRECTORY.glob("*.sql"))
 STATIC = [(file, name) for file in FILES for name, text in load(file).items() if "{" not in text]
 # PREPARE takes queries only.
-COMMANDS = ("ANALYZE", "DROP")
+COMMANDS = ("ANALYZE", "DROP", "LISTEN")
 
 
 def numbered(text: str) -> str:
@@ -80,7 +80,7 @@ def test_built_queries_are_understood(repo: Repo) -> None:
             ),
         ]
         types = sources.column_types(connection, view)
-        once, twice = [("BTCUSDT", "1h")], [("A", "1m"), ("B", "1h"), ("C", "1d")]
+        once, twice = online.Keys([("BTCUSDT", "1h")]), online.Keys([("A", "1m"), ("B", "1h"), ("C", "1d")])
         reads = [online.OnlineReads(chosen).query(keys) for keys in (once, twice)]
         reads += [online.HistoryReads(chosen, types).query(once, NOON), online.emptiness(view)]
         assert len({read.text for read in reads}) == 4

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import gc
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -155,3 +160,35 @@ def test_a_module_of_the_repository_belongs_to_the_code_that_imports_it(tmp_path
     assert all(after[name] != before[name] for name in "fg")
     deeper.write_text("FACTOR = 2\n")
     assert load(tmp_path, text, "f", "g").hashes == after
+
+
+def test_functions_load_while_another_thread_parses_code(tmp_path: Path) -> None:
+    class Garbage:
+        """Lets other threads run when it is collected, again and again."""
+
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            time.sleep(0.0002)
+            if not done.is_set():
+                Garbage()
+
+    def parse() -> None:
+        while not done.is_set():
+            with contextlib.suppress(SystemError):  # what CPython 3.11 answers
+                ast.parse(text)
+
+    text, done = Path(ast.__file__).read_text(encoding="utf-8"), threading.Event()
+    functions = "\n".join(f"def f{number}(close): return close + {number} * (close - 1)" for number in range(20))
+    thread, before = threading.Thread(target=parse), gc.get_threshold()
+    thread.start()
+    gc.set_threshold(50)
+    try:
+        Garbage()
+        for _ in range(3):
+            load(tmp_path, functions, "f7")
+    finally:
+        gc.set_threshold(*before)
+        done.set()
+        thread.join()

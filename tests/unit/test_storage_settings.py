@@ -131,7 +131,8 @@ def test_what_can_not_be_is_refused_by_name(storage: Mapping[str, Any], message:
 
 
 @pytest.mark.parametrize(
-    ("text", "span"), [("90m", DAY / 16), ("12h", DAY / 2), ("7d", 7 * DAY), ("2w", 14 * DAY), ("2y", 730 * DAY)]
+    ("text", "span"),
+    [("30s", DAY / 2880), ("90m", DAY / 16), ("12h", DAY / 2), ("7d", 7 * DAY), ("2w", 14 * DAY), ("2y", 730 * DAY)],
 )
 def test_durations(text: str, span: timedelta) -> None:
     assert parse_duration(text) == span

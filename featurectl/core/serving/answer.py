@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property, lru_cache
 from typing import Any
 
 from featurectl.core.catalog import Selection, View
 from featurectl.core.entity import EntityId
-from featurectl.core.online import Key, Source, Status, key_of
+from featurectl.core.online import Key, Keys, Source, Status, key_of
 
 Row = tuple[Any, ...]
 """A view's join keys, the event time (UTC), and the features asked for."""
 
 Found = dict[Key, Row]
+
+
+class Entities(tuple[EntityId, ...]):
+    """The entities of a request, in the order asked for, duplicates included; they know their keys and names.
+
+    Whoever asks for the same entities again does well to pass the same object.
+    """
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(map(str, self))
+
+    @cached_property
+    def _keys(self) -> dict[tuple[str, ...], Keys]:
+        return {}
+
+    def keys_in(self, view: View) -> Keys:
+        """Return the entities' keys in a view.
+
+        Raises:
+            InvalidEntityId, UsageError: see :func:`key_of`.
+        """
+        known = self._keys.get(view.join_keys)
+        if known is None:
+            known = self._keys[view.join_keys] = Keys(key_of(view, entity) for entity in self)
+        return known
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +53,7 @@ class Request:
     """
 
     selections: tuple[Selection, ...]
-    entities: Sequence[EntityId]
+    entities: Entities
     as_of: datetime
     in_past: bool = False
     max_age: timedelta | None = None
@@ -42,17 +69,19 @@ class ViewAnswer:
     """What one view answers: a row for each key that has one.
 
     ``source`` is the path that was taken, ``from_history`` the keys that the history answered beside it, ``reason``
-    why the answer is degraded.
+    why the answer is degraded, ``serving`` the rows, in the order of the keys, where
+    none is missing and none is stale.
     """
 
     view: View
     features: tuple[str, ...]
-    keys: Sequence[Key]
+    keys: Keys
     found: Found
     source: Source
     limit: timedelta | None
     reason: str | None = None
     from_history: set[Key] = field(default_factory=set)
+    serving: list[Row] | None = None
 
     def source_of(self, key: Key) -> Source:
         return Source.TIMESCALEDB if key in self.from_history else self.source
@@ -70,22 +99,27 @@ class ViewAnswer:
     def is_stale(self, event_timestamp: datetime, as_of: datetime) -> bool:
         return self.limit is not None and as_of - event_timestamp > self.limit
 
+    def judge(self, as_of: datetime) -> None:
+        """See whether there is a row for each key, and none of them is stale: most answers need no closer look."""
+        if len(self.found) != len(self.keys.distinct):
+            return
+        rows = list(map(self.found.__getitem__, self.keys))
+        width = len(self.view.join_keys)
+        if self.limit is None or min([row[width] for row in rows]) >= as_of - self.limit:
+            self.serving = rows
+
     def counts(self, as_of: datetime) -> dict[Status, int]:
         """Return how many values, over all entities, came to each status."""
-        width, features = len(self.view.join_keys), len(self.features)
-        oldest = as_of - self.limit if self.limit is not None else None
-        missing = stale = nulls = 0
-        for key in self.keys:
-            row = self.found.get(key)
-            if row is None:
-                missing += 1
-            elif oldest is not None and row[width] < oldest:
-                stale += 1
-            elif None in row:
-                nulls += row.count(None)
-        present = (len(self.keys) - missing - stale) * features - nulls
+        rows, missing, stale = self.serving, 0, 0
+        if rows is None:
+            width = len(self.view.join_keys)
+            known = [row for key in self.keys if (row := self.found.get(key))]
+            rows = [row for row in known if not self.is_stale(row[width], as_of)]
+            missing, stale = len(self.keys) - len(known), len(known) - len(rows)
+        nulls = sum([row.count(None) for row in rows if None in row])
+        features = len(self.features)
         return {
-            Status.PRESENT: present,
+            Status.PRESENT: len(rows) * features - nulls,
             Status.NULL_VALUE: nulls,
             Status.NOT_FOUND: missing * features,
             Status.OUTSIDE_MAX_AGE: stale * features,
@@ -97,13 +131,14 @@ class ViewRow:
     """What one view holds for one entity at the instant of the read.
 
     ``age`` is that instant minus the event timestamp; both are ``None`` when the entity was not found. ``limit`` is the
-    age up to which values are served.
+    age up to which values are served: the view's TTL, or what was asked for.
     """
 
     view: str
     source: Source
     event_timestamp: datetime | None
     age: timedelta | None
+    ttl: timedelta | None
     limit: timedelta | None
     features: dict[str, Any]
     statuses: dict[str, Status]
@@ -129,12 +164,14 @@ class EntityFeatures:
 class Answer:
     """All that was read for one request; ``notes`` are what a user should know of the set-up, such as an old catalog.
 
-    Entities stand in the order asked for, duplicates included.
+    Entities stand in the order asked for, duplicates included. ``degraded`` is what is wrong with the answer as a
+    whole, where something is.
     """
 
     request: Request
     views: tuple[ViewAnswer, ...]
     notes: tuple[str, ...] = ()
+    degraded: str | None = None
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -146,8 +183,14 @@ class Answer:
 
     @property
     def reasons(self) -> dict[str, str]:
-        """Why views are not answered by the path that should have answered, by view."""
-        return {view.view.name: view.reason for view in self.views if view.reason}
+        """Why views are not answered as they should have been, by view."""
+        whys = {view.view.name: filter(None, (self.degraded, view.reason)) for view in self.views}
+        return {name: reason for name, why in whys.items() if (reason := "; ".join(why))}
+
+    @property
+    def whys(self) -> tuple[str, ...]:
+        """Why the answer is degraded: each reason once; empty where it is not."""
+        return tuple(dict.fromkeys(filter(None, (self.degraded, *(view.reason for view in self.views)))))
 
     @property
     def features(self) -> list[str]:
@@ -169,7 +212,8 @@ class Answer:
         if row and (self.request.allow_stale or not answer.is_stale(row[width], as_of)):
             features = dict(zip(answer.features, row[width + 1 :], strict=True))
         age = as_of - event_timestamp if event_timestamp else None
-        return ViewRow(answer.view.name, answer.source_of(key), event_timestamp, age, answer.limit, features, statuses)
+        view, source = answer.view, answer.source_of(key)
+        return ViewRow(view.name, source, event_timestamp, age, view.ttl, answer.limit, features, statuses)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a dictionary an entity: entity_id, symbol, timeframe, event_timestamp, and the features.
@@ -177,25 +221,24 @@ class Answer:
         ``event_timestamp`` is that of the view with the oldest values; values that are not served are ``None``.
         """
         if len(self.views) == 1 and self.views[0].view.join_keys == ("symbol", "timeframe"):
-            return list(self._rows_of_one(self.views[0]))
+            return self._rows_of_one(self.views[0])
         return list(self._rows_of_many())
 
-    def _rows_of_one(self, answer: ViewAnswer) -> Iterator[dict[str, Any]]:
+    def _rows_of_one(self, answer: ViewAnswer) -> list[dict[str, Any]]:
         """What :meth:`_rows_of_many` gives, where a row of the database has all that a row of the answer needs."""
-        names = ("entity_id", "symbol", "timeframe", "event_timestamp", *answer.features)
-        oldest = self._oldest(answer)
+        rows = answer.serving or [self._served(answer, key) for key in answer.keys]
+        return _maker(answer.features)(zip(self.request.entities.ids, rows, strict=True))
+
+    def _served(self, answer: ViewAnswer, key: Key) -> Row:
+        """Return a key's row as it is served: nulls where there is nothing, or nothing that may be."""
+        row = answer.found.get(key)
         nulls = (None,) * len(answer.features)
-        find = answer.found.get
-        for key in answer.keys:
-            row = find(key)
-            if row is None:
-                row = (*key, None, *nulls)
-            elif oldest is not None and row[2] < oldest:
-                row = (*row[:3], *nulls)
-            yield dict(zip(names, (f"{key[0]}_{key[1]}", *row), strict=True))
+        if row is None:
+            return (*key, None, *nulls)
+        stale = not self.request.allow_stale and answer.is_stale(row[len(key)], self.request.as_of)
+        return (*row[: len(key) + 1], *nulls) if stale else row
 
     def _rows_of_many(self) -> Iterator[dict[str, Any]]:
-        oldest = [self._oldest(answer) for answer in self.views]
         for index, entity in enumerate(self.request.entities):
             made: dict[str, Any] = {
                 "entity_id": str(entity),
@@ -204,23 +247,29 @@ class Answer:
                 "event_timestamp": None,
             }
             events = []
-            for answer, limit in zip(self.views, oldest, strict=True):
-                row = answer.found.get(answer.keys[index])
-                values: Sequence[Any] = (None,) * len(answer.features)
-                if row is not None:
-                    width = len(answer.view.join_keys)
-                    events.append(row[width])
-                    if limit is None or row[width] >= limit:
-                        values = row[width + 1 :]
+            for answer in self.views:
+                key = answer.keys[index]
+                event_timestamp, *values = self._served(answer, key)[len(key) :]
+                if event_timestamp is not None:
+                    events.append(event_timestamp)
                 made.update(zip(answer.features, values, strict=True))
             made["event_timestamp"] = min(events, default=None)
             yield made
 
-    def _oldest(self, answer: ViewAnswer) -> datetime | None:
-        """Return the event time before which values are withheld."""
-        if answer.limit is None or self.request.allow_stale:
-            return None
-        return self.request.as_of - answer.limit
+
+@lru_cache(maxsize=1000)
+def _maker(features: tuple[str, ...]) -> Callable[[Iterable[tuple[str, Row]]], list[dict[str, Any]]]:
+    """Return a function that makes dictionaries of ids and rows.
+
+    It is compiled, as those of dataclasses are: a display with its keys spelled out takes a third of `dict(zip(…))`.
+    """
+    names = ("entity_id", "symbol", "timeframe", "event_timestamp", *features)
+    values = [f"v{index}" for index in range(len(names))]
+    entries = ", ".join(f"{name!r}: {value}" for name, value in zip(names, values, strict=True))
+    made: Callable[[Iterable[tuple[str, Row]]], list[dict[str, Any]]] = eval(
+        f"lambda pairs: [{{{entries}}} for v0, ({', '.join(values[1:])}) in pairs]"
+    )
+    return made
 
 
 class OnlineRows(list[dict[str, Any]]):
@@ -241,7 +290,7 @@ class OnlineRows(list[dict[str, Any]]):
     @property
     def degraded(self) -> str | None:
         """Why another path than the first answered, or ``None``."""
-        return "; ".join(dict.fromkeys(self.answer.reasons.values())) or None
+        return "; ".join(self.answer.whys) or None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -266,14 +315,3 @@ class OnlineRows(list[dict[str, Any]]):
             }
             for entity in self.answer.by_entity()
         ]
-
-
-def keys_of(selection: Selection, entities: Sequence[EntityId]) -> list[Key]:
-    """Return the entities' keys in a view.
-
-    Raises:
-        InvalidEntityId, UsageError: see :func:`key_of`.
-    """
-    if selection.view.join_keys == ("symbol", "timeframe") and all(entity.timeframe for entity in entities):
-        return [(entity.symbol, entity.timeframe) for entity in entities]
-    return [key_of(selection.view, entity) for entity in entities]

@@ -59,16 +59,16 @@ class Breaker:
         self.successes += 1
         self.reason, self._in_a_row, self._pauses, self._probe_at, self._probing = None, 0, 0.0, None, False
 
-    def failed(self, reason: str, *, timed_out: bool = False) -> None:
+    def failed(self, reason: str, *, timed_out: bool = False, probe: bool = False) -> None:
         self.failures += 1
         self._in_a_row += 1
         self.reason = reason
-        if self.is_closed and not timed_out and self._in_a_row < self.threshold:
-            return
-        if self.is_closed:
+        if self._probe_at is None:
+            if not timed_out and self._in_a_row < self.threshold:
+                return
             self.opened += 1
             self._pauses = self.pause
-        elif self._probing:
+        elif probe:
             self._pauses = min(2 * self._pauses, self.longest_pause)
         else:
             # Whoever was under way when it opened adds nothing.

@@ -4,55 +4,39 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from enum import StrEnum
 from time import monotonic
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 
 from featurectl.core import sources
 from featurectl.core.catalog import Selection, View
 from featurectl.core.connections import AsyncPool
-from featurectl.core.db import translate
-from featurectl.core.online import HistoryReads, Key, OnlineReads, Source, emptiness
-from featurectl.core.serving.answer import Answer, Found, Request, ViewAnswer, keys_of
+from featurectl.core.online import HistoryReads, Keys, OnlineReads, Source, emptiness
+from featurectl.core.serving.answer import Answer, Found, Request, ViewAnswer
 from featurectl.core.serving.breaker import Breaker
+from featurectl.core.serving.cache import OnlineCache
 from featurectl.core.serving.counters import Counters
+from featurectl.core.serving.paths import Backend, Deadline, Foreign, as_ours, limited, may_come_back
 from featurectl.core.serving.session import Query, Rows, Session
-from featurectl.errors import DatabaseUnreachable, FeastUnavailable, FeaturectlError, ReadTimeout, UsageError
+from featurectl.errors import (
+    DatabaseUnreachable,
+    FeaturectlError,
+    ReadTimeout,
+    StatementTimeout,
+    UsageError,
+)
 
 T = TypeVar("T")
 
 # Seconds between two attempts to reach a database that was there a moment ago.
 RETRY_PAUSE = 0.05
-# What a path may take of a call's time where another is left to answer.
-FIRST_SHARE = 0.5
+# Seconds that a probe has where the call beside it has no end.
+PROBE_SECONDS = 5.0
 
 
-class Backend(StrEnum):
-    """The path that a caller asks for; ``auto`` takes the first that answers."""
-
-    AUTO = "auto"
-    ONLINE = "online"
-    FEAST = "feast"
-    TIMESCALEDB = "timescaledb"
-
-
-class Foreign(Protocol):
-    """An online store that only Feast's SDK can read."""
-
-    async def read(self, selections: Sequence[Selection], keys: Sequence[Sequence[Key]]) -> list[Found]:
-        """Return the rows of each selection's keys, of any age.
-
-        Raises:
-            FeastUnavailable: Feast can't answer; the message says why.
-        """
-
-    async def is_materialized(self, view: View) -> bool:
-        """Tell whether anything of a view was ever brought online."""
-
-    async def close(self) -> None:
-        """Let go of everything."""
+class _CircuitOpened(Exception):
+    """While a read waited for a connection, others found out that its path does not answer."""
 
 
 class Reader:
@@ -61,21 +45,33 @@ class Reader:
     A database that goes away is waited for, up to the time of the call; a path that fails is left alone for a while.
     """
 
-    def __init__(self, pool: AsyncPool[Session], *, foreign: Foreign | None = None) -> None:
+    def __init__(
+        self,
+        pool: AsyncPool[Session],
+        *,
+        foreign: Foreign | None = None,
+        cache: OnlineCache | None = None,
+        log_seconds: float = 0.0,
+    ) -> None:
         self.pool = pool
         self.foreign = foreign
-        self.counters = Counters()
+        self.cache = cache
+        self.counters = Counters(log_seconds)
         self.breakers: dict[tuple[Source, str], Breaker] = {}
         self._online: dict[tuple[str, tuple[str, ...]], OnlineReads] = {}
         self._history: dict[tuple[str, tuple[str, ...]], HistoryReads] = {}
-        self._was_up = False
-        self._away: BaseException | None = None
         self._probes: set[asyncio.Task[None]] = set()
 
     async def read(
-        self, request: Request, *, backend: Backend = Backend.AUTO, timeout: float | None, notes: tuple[str, ...] = ()
+        self,
+        request: Request,
+        *,
+        backend: Backend = Backend.AUTO,
+        timeout: float | None,
+        notes: tuple[str, ...] = (),
+        degraded: str | None = None,
     ) -> Answer:
-        """Answer a request within ``timeout`` seconds, or however long it takes.
+        """Answer a request within ``timeout`` seconds, or however long it takes; the answer says ``notes`` and more.
 
         Raises:
             UsageError: a view can't be read by the backend that is asked for, or not by entity ids.
@@ -84,63 +80,68 @@ class Reader:
         """
         started = monotonic()
         try:
-            async with asyncio.timeout(timeout):
-                views = await self._answers(request, backend, timeout * FIRST_SHARE if timeout else None)
+            views = await self._answers(request, backend, Deadline.after(timeout))
         except TimeoutError as error:
-            self.counters.failed += 1
-            if self._away is not None:
-                raise _as_ours(self._away) from error
-            raise ReadTimeout(f"no answer within {timeout:g} s; give it more time") from error
+            late = ReadTimeout(f"no answer within {timeout:g} s; give it more time")
+            raise self.counters.count_failure(late) from error
         except (psycopg.Error, FeaturectlError) as error:
-            self.counters.failed += 1
-            raise _as_ours(error) from error
+            raise self.counters.count_failure(as_ours(error)) from error
         seconds = monotonic() - started
         for view in views:
-            self.counters.count(
-                view.view.name, view.source, seconds, view.counts(request.as_of), degraded=view.reason is not None
-            )
-        return Answer(request, tuple(views), notes)
+            view.judge(request.as_of)
+            self.counters.count(view, view.counts(request.as_of), seconds)
+        return Answer(request, tuple(views), notes, degraded)
 
     def forget(self) -> None:
         """Forget what was derived from definitions; they have changed."""
         self._online.clear()
         self._history.clear()
         self.breakers.clear()
+        if self.cache is not None:
+            self.cache.forget()
 
     async def close(self) -> None:
         """Stop probing, and close all connections."""
+        self.counters.close()
         for probe in list(self._probes):
             probe.cancel()
         await asyncio.gather(*self._probes, return_exceptions=True)
         if self.foreign is not None:
             await self.foreign.close()
+        if self.cache is not None:
+            await self.cache.close()
         await self.pool.close()
 
     # --- paths -------------------------------------------------------------------------------------------------------
 
-    async def _answers(self, request: Request, backend: Backend, budget: float | None) -> list[ViewAnswer]:
+    async def _answers(self, request: Request, backend: Backend, deadline: Deadline) -> list[ViewAnswer]:
         answers = [
             ViewAnswer(
                 chosen.view,
                 chosen.features,
-                keys_of(chosen, request.entities),
+                request.entities.keys_in(chosen.view),
                 {},
                 self._first_path(chosen.view, backend),
                 request.limit_of(chosen.view),
             )
             for chosen in request.selections
         ]
-        for source in dict.fromkeys(answer.source for answer in answers):
-            group = [answer for answer in answers if answer.source is source]
-            await self._fill(source, group, request, backend, budget)
+        for source, has_other in dict.fromkeys((answer.source, answer.view.has_history) for answer in answers):
+            group = [one for one in answers if one.source is source and one.view.has_history is has_other]
+            if self.cache is not None and source is Source.ONLINE:
+                group = [answer for answer in group if not self._fill_from_cache(answer, self.cache)]
+            await self._fill(source, group, request, backend, deadline)
         for answer in answers:
-            await self._complete(answer, request, backend)
+            await self._complete(answer, request, backend, deadline)
         return answers
 
     def _first_path(self, view: View, backend: Backend) -> Source:
         ours = view.online_table is not None
         if backend is Backend.AUTO:
-            return Source.ONLINE if ours else Source.FEAST if self.foreign is not None else Source.TIMESCALEDB
+            if ours:
+                return Source.ONLINE
+            by_feast = self.foreign is not None and (self.foreign.is_first or not view.has_history)
+            return Source.FEAST if by_feast else Source.TIMESCALEDB
         if backend is Backend.ONLINE and not ours:
             raise UsageError(
                 f"view '{view.name}' is not in an online store of ours; leave backend 'online' out, or take 'feast'"
@@ -157,142 +158,198 @@ class Reader:
         answers: Sequence[ViewAnswer],
         request: Request,
         backend: Backend,
-        budget: float | None,
+        deadline: Deadline,
     ) -> None:
-        """Read some views by a path; those that it does not answer from their history."""
+        """Read some views by a path; those that it does not answer from their history, if they have one."""
         if source is Source.TIMESCALEDB:
-            return await self._fill_from_history(answers, request)
-        trusted, fallen = list(answers), []
-        if backend is Backend.AUTO:
-            fallen = [answer for answer in answers if self._is_open(source, answer, budget)]
-            trusted = [answer for answer in answers if answer not in fallen]
-        for error, failed in await self._try(source, trusted, budget):
-            if backend is not Backend.AUTO or not failed.view.has_history:
+            return await self._fill_from_history(answers, request, deadline)
+        if backend is not Backend.AUTO or not all(answer.view.has_history for answer in answers):
+            for error, _ in await self._try(source, answers, deadline, alone=True):
                 raise error
-            failed.reason = str(error)
-            fallen.append(failed)
-        if fallen:
-            await self._fill_from_history(fallen, request)
+            return None
+        for answer in answers:
+            answer.reason = self._reason_if_open(source, answer, deadline)
+        try:
+            failures = await self._try(source, [answer for answer in answers if not answer.reason], deadline)
+        except _CircuitOpened:
+            return await self._fill(source, answers, request, backend, deadline)
+        for error, answer in failures:
+            answer.reason = str(error)
+        await self._fill_from_history([answer for answer in answers if answer.reason], request, deadline)
+
+    def _fill_from_cache(self, answer: ViewAnswer, cache: OnlineCache) -> bool:
+        hit = cache.fill(answer)
+        self.counters.count_lookup(answer.view.name, hit)
+        return hit
 
     async def _try(
-        self, source: Source, answers: Sequence[ViewAnswer], budget: float | None
+        self,
+        source: Source,
+        answers: Sequence[ViewAnswer],
+        deadline: Deadline,
+        *,
+        alone: bool = False,
+        probed: Breaker | None = None,
     ) -> list[tuple[FeaturectlError, ViewAnswer]]:
-        """Read views by their first path; return those that it does not answer, and why."""
+        """Read views by their first path; return those that it does not answer, and why.
+
+        ``alone`` says that there is no other, ``probed`` whose probe this is; nobody waits for its answer.
+        """
         if not answers:
             return []
-        timed_out = False
         try:
-            founds = await self._read(source, answers, budget)
-        except TimeoutError:
-            names, timed_out = ", ".join(answer.view.name for answer in answers), True
-            error: FeaturectlError = ReadTimeout(f"{_PLACES[source]} did not answer for {names} within {budget:g} s")
+            founds = await self._read(source, answers, deadline, alone, probed is not None)
         except (psycopg.Error, FeaturectlError) as failure:
-            if isinstance(failure, UsageError):
-                raise
-            error = _as_ours(failure)
+            if isinstance(failure, UsageError) or (source is Source.ONLINE and may_come_back(failure)):
+                raise  # with the whole database, the history is away too
+            error = as_ours(failure)
         else:
             for answer, found in zip(answers, founds, strict=True):
                 answer.found = found
                 if breaker := self.breakers.get(_circuit(source, answer.view)):
                     breaker.succeeded()
             return []
+        timed_out = isinstance(error, (ReadTimeout, StatementTimeout))
         if source is Source.ONLINE and len(answers) > 1 and not timed_out:
             # One table of several may be at fault.
-            return [one for answer in answers for one in await self._try(source, [answer], budget)]
+            return [one for answer in answers for one in await self._try(source, [answer], deadline, alone=alone)]
         for circuit in dict.fromkeys(_circuit(source, answer.view) for answer in answers):
-            self.breakers.setdefault(circuit, Breaker()).failed(str(error), timed_out=timed_out)
+            breaker = probed or self.breakers.setdefault(circuit, Breaker())
+            breaker.failed(str(error), timed_out=timed_out, probe=breaker is probed)
         return [(error, answer) for answer in answers]
 
-    async def _read(self, source: Source, answers: Sequence[ViewAnswer], budget: float | None) -> list[Found]:
+    async def _read(
+        self, source: Source, answers: Sequence[ViewAnswer], deadline: Deadline, alone: bool, probe: bool
+    ) -> list[Found]:
         if source is Source.ONLINE:
-            queries = [self._online_reads(answer).query(list(dict.fromkeys(answer.keys))) for answer in answers]
-            found = await self._query(queries, budget)
-            return [_by_key(answer, rows) for answer, rows in zip(answers, found, strict=True)]
-        if self.foreign is None:
-            raise UsageError("this repository's online store is featurectl's own; backend 'feast' adds nothing to it")
-        async with asyncio.timeout(budget):
-            selections = [Selection(answer.view, answer.features) for answer in answers]
-            return await self.foreign.read(selections, [list(dict.fromkeys(answer.keys)) for answer in answers])
+            queries = [self._online_reads(answer).query(answer.keys) for answer in answers]
 
-    async def _fill_from_history(self, answers: Sequence[ViewAnswer], request: Request) -> None:
+            async def fetch(session: Session) -> list[Rows]:
+                if not (alone or probe) and self._any_is_open(answers):
+                    raise _CircuitOpened
+                return await limited(session.fetch(queries), source, answers, None if alone else deadline.share())
+
+            begun = [self.cache.begin(answer.view) for answer in answers] if self.cache is not None else []
+            found = await self._run(fetch, deadline)
+            founds = [_by_key(answer, rows, answer.keys) for answer, rows in zip(answers, found, strict=True)]
+            if self.cache is not None:
+                self.cache.keep(begun, answers, founds)
+            return founds
+        assert self.foreign is not None
+        selections = [Selection(answer.view, answer.features) for answer in answers]
+        reading = self.foreign.read(selections, [answer.keys.distinct for answer in answers])
+        return await limited(reading, source, answers, deadline.at if alone else deadline.share())
+
+    async def _fill_from_history(self, answers: Sequence[ViewAnswer], request: Request, deadline: Deadline) -> None:
         for answer in answers:
             answer.source = Source.TIMESCALEDB
-            answer.found = await self._from_history(answer, answer.keys, request)
+            answer.found = await self._from_history(answer, answer.keys, request, deadline)
 
-    async def _from_history(self, answer: ViewAnswer, keys: Sequence[Key], request: Request) -> Found:
-        reads = await self._history_reads(answer)
-        (rows,) = await self._query([reads.query(list(dict.fromkeys(keys)), request.as_of)])
-        return _by_key(answer, rows)
+    async def _from_history(self, answer: ViewAnswer, keys: Keys, request: Request, deadline: Deadline) -> Found:
+        reads = await self._history_reads(answer, deadline)
+        (rows,) = await self._query([reads.query(keys, request.as_of)], deadline)
+        return _by_key(answer, rows, keys)
 
-    async def _complete(self, answer: ViewAnswer, request: Request, backend: Backend) -> None:
+    async def _complete(self, answer: ViewAnswer, request: Request, backend: Backend, deadline: Deadline) -> None:
         """Ask the history where the newest value is none of the instant's, or where nothing was ever brought online."""
+        has_other = backend is Backend.AUTO and answer.source is not Source.TIMESCALEDB and answer.view.has_history
+        if has_other and not answer.found and not request.in_past:
+            first = answer.source
+            answer.reason = await self._why_empty(answer, deadline)
+            if answer.reason:
+                await self._fill_from_history([answer], request, deadline)
+                if not answer.found:
+                    # There is nothing that could have been brought online.
+                    answer.source, answer.reason = first, None
+                return
         width, found = len(answer.view.join_keys), answer.found
         newer = [key for key, row in found.items() if row[width] > request.as_of]
         for key in newer:
             del found[key]
-        if backend is not Backend.AUTO or answer.source is Source.TIMESCALEDB or not answer.view.has_history:
+        if not has_other:
             return
-        wanted = [key for key in answer.keys if key in newer] if newer else []
+        wanted = Keys(newer)
         if request.in_past:
-            wanted = [key for key in answer.keys if key not in found or _is_old(answer, found[key], request)]
-        elif not found and not newer and not await self._is_materialized(answer):
-            answer.reason = f"view '{answer.view.name}' was never materialized; run `featurectl materialize`"
-            return await self._fill_from_history([answer], request)
+            wanted = Keys(key for key in answer.keys if key not in found or _is_old(answer, found[key], request))
         if wanted:
-            rows = await self._from_history(answer, wanted, request)
+            rows = await self._from_history(answer, wanted, request, deadline)
             found.update(rows)
             answer.from_history.update(rows)
 
-    async def _is_materialized(self, answer: ViewAnswer) -> bool:
+    async def _why_empty(self, answer: ViewAnswer, deadline: Deadline) -> str | None:
+        """Say why the first path has nothing of a view, unless it has something of other entities."""
+        try:
+            if await limited(self._is_materialized(answer, deadline), answer.source, [answer], deadline.share()):
+                return None
+        except (psycopg.Error, FeaturectlError) as failure:
+            return str(as_ours(failure))
+        if answer.source is Source.FEAST:
+            name = answer.view.name
+            return f"Feast's online store holds nothing of view '{name}'; run `featurectl feast -- materialize`"
+        return f"view '{answer.view.name}' was never materialized; run `featurectl materialize`"
+
+    async def _is_materialized(self, answer: ViewAnswer, deadline: Deadline) -> bool:
         if answer.source is Source.ONLINE:
-            ((row,),) = await self._query([emptiness(answer.view)])
-            return bool(row[0])
+            begun = self.cache.begin(answer.view) if self.cache is not None else None
+            if begun is not None and begun.has_rows:
+                return True
+            # Behind the question the rows once more: some may have come since they were read.
+            queries = [emptiness(answer.view), self._online_reads(answer).query(answer.keys)]
+            ((has_rows,),), rows = await self._query(queries, deadline)
+            answer.found = _by_key(answer, rows, answer.keys)
+            if begun is not None and has_rows:
+                begun.note_rows()
+            return bool(has_rows)
         assert self.foreign is not None
-        return await self.foreign.is_materialized(answer.view)
+        if not await self.foreign.is_materialized(answer.view):
+            return False
+        chosen = Selection(answer.view, answer.features)
+        (answer.found,) = await self.foreign.read([chosen], [answer.keys.distinct])
+        return True
 
     # --- the circuit -------------------------------------------------------------------------------------------------
 
-    def _is_open(self, source: Source, answer: ViewAnswer, budget: float | None) -> bool:
-        """Tell whether a view's first path is left alone; where it is time, try it beside the answer."""
+    def _reason_if_open(self, source: Source, answer: ViewAnswer, deadline: Deadline) -> str | None:
+        """Say why a view's first path is left alone, if it is; where it is time, try it beside the answer."""
         breaker = self.breakers.get(_circuit(source, answer.view))
-        if breaker is None or breaker.is_closed or not answer.view.has_history:
-            return False
-        answer.reason = breaker.reason
+        if breaker is None or breaker.is_closed:
+            return None
         if breaker.take_probe():
-            probe = ViewAnswer(answer.view, answer.features, answer.keys, {}, source, answer.limit)
-            task = asyncio.ensure_future(self._probe(source, probe, budget))
+            beside = ViewAnswer(answer.view, answer.features, answer.keys, {}, source, answer.limit)
+            task = asyncio.ensure_future(self._probe(source, beside, breaker, deadline))
             self._probes.add(task)
             task.add_done_callback(self._probes.discard)
-        return True
+        return breaker.reason
 
-    async def _probe(self, source: Source, answer: ViewAnswer, budget: float | None) -> None:
+    def _any_is_open(self, answers: Sequence[ViewAnswer]) -> bool:
+        breakers = (self.breakers.get(_circuit(answer.source, answer.view)) for answer in answers)
+        return bool(self.breakers) and any(breaker and not breaker.is_closed for breaker in breakers)
+
+    async def _probe(self, source: Source, answer: ViewAnswer, breaker: Breaker, deadline: Deadline) -> None:
         try:
-            await self._try(source, [answer], budget)
+            deadline = deadline if deadline.at is not None else Deadline.after(PROBE_SECONDS)
+            await self._try(source, [answer], deadline, probed=breaker)
         except Exception as error:  # whatever it is, the path does not answer
-            self.breakers[_circuit(source, answer.view)].failed(str(error))
+            breaker.failed(str(error) or breaker.reason or type(error).__name__, probe=True)
 
     # --- the database ------------------------------------------------------------------------------------------------
 
-    async def _query(self, queries: Sequence[Query], budget: float | None = None) -> list[Rows]:
-        """Run queries, each time within ``budget`` seconds; where the database has gone, again until it is back."""
+    async def _query(self, queries: Sequence[Query], deadline: Deadline) -> list[Rows]:
+        return await self._run(lambda session: session.fetch(queries), deadline)
 
-        async def fetch(session: Session) -> list[Rows]:
-            return await session.fetch(queries)
-
-        return await self._run(fetch, budget)
-
-    async def _run(self, work: Callable[[Session], Awaitable[T]], budget: float | None = None) -> T:
+    async def _run(self, work: Callable[[Session], Awaitable[T]], deadline: Deadline) -> T:
+        """Do work on a connection; where the database has gone, again until it is back or there is no time left."""
+        lost: Exception | None = None
         while True:
             try:
-                async with asyncio.timeout(budget):
-                    done = await self.pool.run(work)
+                async with asyncio.timeout_at(deadline.at):
+                    return await self.pool.run(work)
+            except TimeoutError as late:
+                raise lost or late from None
             except (psycopg.OperationalError, DatabaseUnreachable) as error:
-                if not (self._was_up and _may_come_back(error)):
+                if not (self.pool.has_connected and may_come_back(error) and deadline.is_after(RETRY_PAUSE)):
                     raise
-                self._away = error
-            else:
-                self._was_up, self._away = True, None
-                return done
+                lost = error
             await asyncio.sleep(RETRY_PAUSE)
 
     def _online_reads(self, answer: ViewAnswer) -> OnlineReads:
@@ -302,19 +359,16 @@ class Reader:
             self._online[answer.view.name, answer.features] = known
         return known
 
-    async def _history_reads(self, answer: ViewAnswer) -> HistoryReads:
+    async def _history_reads(self, answer: ViewAnswer, deadline: Deadline) -> HistoryReads:
         known = self._history.get((answer.view.name, answer.features))
         if known is None:
 
             async def describe(session: Session) -> dict[str, str]:
                 return sources.described(await session.execute(sources.described_by(answer.view)))
 
-            known = HistoryReads(Selection(answer.view, answer.features), await self._run(describe))
+            known = HistoryReads(Selection(answer.view, answer.features), await self._run(describe, deadline))
             self._history[answer.view.name, answer.features] = known
         return known
-
-
-_PLACES = {Source.ONLINE: "the online table", Source.FEAST: "Feast's online store"}
 
 
 def _circuit(source: Source, view: View) -> tuple[Source, str]:
@@ -322,27 +376,15 @@ def _circuit(source: Source, view: View) -> tuple[Source, str]:
     return (source, view.name if source is Source.ONLINE else "")
 
 
-def _by_key(answer: ViewAnswer, rows: Rows) -> Found:
+def _by_key(answer: ViewAnswer, rows: Rows, keys: Keys) -> Found:
     width = len(answer.view.join_keys)
-    return {row[:width]: row for row in rows}
+    found = {row[:width]: row for row in rows}
+    if keys.is_whole_grid:
+        return found
+    # A grid has keys that nobody asked for.
+    return {key: row for key in keys.distinct if (row := found.get(key)) is not None}
 
 
 def _is_old(answer: ViewAnswer, row: tuple[Any, ...], request: Request) -> bool:
     ttl = answer.view.ttl
     return ttl is not None and request.as_of - row[len(answer.view.join_keys)] > ttl
-
-
-def _may_come_back(error: psycopg.OperationalError | DatabaseUnreachable) -> bool:
-    """Tell whether it is the connection that failed, and not the statement."""
-    if isinstance(error, DatabaseUnreachable):
-        return True
-    state = error.sqlstate or ""
-    return not state or state.startswith(("08", "57P")) or state == "53300"
-
-
-def _as_ours(error: BaseException) -> FeaturectlError:
-    if isinstance(error, FeaturectlError):
-        return error
-    if isinstance(error, psycopg.Error):
-        return translate(error)
-    return FeastUnavailable(str(error))

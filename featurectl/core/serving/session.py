@@ -7,7 +7,7 @@ import struct
 import threading
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import psycopg
 from psycopg import errors as pg
@@ -16,12 +16,15 @@ from psycopg.abc import PQGen
 from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus, Format
 from psycopg.pq.abc import PGresult
-from psycopg.waiting import wait_async
+from psycopg.waiting import Ready, Wait, wait_async
 
 from featurectl.core.pgarray import EPOCH_SHIFT, Array
 from featurectl.core.times import microseconds
 
 Rows = list[tuple[Any, ...]]
+T = TypeVar("T")
+
+READ, WRITE = int(Wait.R), int(Wait.W)
 
 # More statements than that stay unprepared: a connection keeps what it has prepared for good.
 MAX_PREPARED = 200
@@ -98,19 +101,51 @@ class Session(psycopg.AsyncConnection[tuple[Any, ...]]):
         self._result_loader.set_pgresult(result)
         return self._result_loader.load_rows(0, result.ntuples, tuple)
 
-    async def wait(self, gen: PQGen[Any], interval: float = 0.1, timeout: float | None = None) -> Any:
+    async def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
         """Wait as psycopg does, but give a cancelled query up at once: whoever cancels has no time left."""
         try:
-            return await wait_async(gen, self.pgconn.socket, interval=interval, timeout=timeout)
+            if timeout is not None:
+                return await wait_async(gen, self.pgconn.socket, interval=interval, timeout=timeout)
+            return await self._wait(gen)
         except asyncio.CancelledError:
             self._abandon()
             raise
+
+    async def _wait(self, gen: PQGen[T]) -> T:
+        """Wait without the timer that psycopg sets at each step; the event loop hears of interrupts by itself."""
+        loop, socket = asyncio.get_running_loop(), self.pgconn.socket
+        try:
+            awaited = next(gen)
+            while True:
+                ready: asyncio.Future[Ready] = loop.create_future()
+                if awaited & READ:
+                    loop.add_reader(socket, _wake, ready, Ready.R)
+                if awaited & WRITE:
+                    loop.add_writer(socket, _wake, ready, Ready.W)
+                try:
+                    came = await ready
+                finally:
+                    if awaited & READ:
+                        loop.remove_reader(socket)
+                    if awaited & WRITE:
+                        loop.remove_writer(socket)
+                awaited = gen.send(came)
+        except OSError as error:
+            raise psycopg.OperationalError("the connection is lost") from error
+        except StopIteration as end:
+            done: T = end.value
+            return done
 
     def _abandon(self) -> None:
         """Close the connection without a word to the server, and have another thread tell it to stop the query."""
         cancel = self.pgconn.get_cancel()
         self.pgconn.finish()
         threading.Thread(target=_cancel, args=(cancel,), daemon=True).start()
+
+
+def _wake(ready: asyncio.Future[Ready], came: Ready) -> None:
+    if not ready.done():
+        ready.set_result(came)
 
 
 def _cancel(cancel: Any) -> None:

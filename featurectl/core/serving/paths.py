@@ -1,0 +1,107 @@
+"""The paths of an online read: which there are, how long each may take, and what their failures mean."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from time import monotonic
+from typing import Protocol, TypeVar
+
+import psycopg
+
+from featurectl.core.catalog import Selection, View
+from featurectl.core.db import translate
+from featurectl.core.online import Key, Source
+from featurectl.core.serving.answer import Found, ViewAnswer
+from featurectl.errors import DatabaseUnreachable, FeastUnavailable, FeaturectlError, ReadTimeout
+
+T = TypeVar("T")
+
+# What a path may take of the time that a call has left, where another can answer too.
+FIRST_SHARE = 0.5
+
+
+class Backend(StrEnum):
+    """The path that a caller asks for; ``auto`` takes the first that answers."""
+
+    AUTO = "auto"
+    ONLINE = "online"
+    FEAST = "feast"
+    TIMESCALEDB = "timescaledb"
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """When a call's time is over, in seconds of the event loop's clock."""
+
+    at: float | None = None
+
+    @classmethod
+    def after(cls, seconds: float | None) -> Deadline:
+        return cls() if seconds is None else cls(asyncio.get_running_loop().time() + seconds)
+
+    def share(self) -> float | None:
+        """Return when a path that begins now is given up for another."""
+        if self.at is None:
+            return None
+        now = asyncio.get_running_loop().time()
+        return now + (self.at - now) * FIRST_SHARE
+
+    def is_after(self, seconds: float) -> bool:
+        """Whether that much time is left."""
+        return self.at is None or self.at - asyncio.get_running_loop().time() > seconds
+
+
+class Foreign(Protocol):
+    """What Feast's SDK reads; ``is_first`` where the repository's online store is one that nothing else can read."""
+
+    is_first: bool
+
+    async def read(self, selections: Sequence[Selection], keys: Sequence[Sequence[Key]]) -> list[Found]:
+        """Return the rows of each selection's keys, of any age.
+
+        Raises:
+            FeastUnavailable: Feast can't answer; the message says why.
+        """
+
+    async def is_materialized(self, view: View) -> bool:
+        """Tell whether anything of a view was ever brought online."""
+
+    async def close(self) -> None:
+        """Let go of everything."""
+
+
+_PLACES = {Source.ONLINE: "the online table", Source.FEAST: "Feast's online store"}
+
+
+async def limited(reading: Awaitable[T], source: Source, answers: Sequence[ViewAnswer], until: float | None) -> T:
+    """Await what a first path reads of some views, up to a time.
+
+    Raises:
+        ReadTimeout: it takes longer.
+    """
+    started = monotonic()
+    try:
+        async with asyncio.timeout_at(until):
+            return await reading
+    except TimeoutError as error:
+        names, seconds = ", ".join(answer.view.name for answer in answers), monotonic() - started
+        raise ReadTimeout(f"{_PLACES[source]} did not answer for {names} within {seconds:.2g} s") from error
+
+
+def may_come_back(error: BaseException) -> bool:
+    """Tell whether it is the connection that failed, and not the statement."""
+    if not isinstance(error, psycopg.OperationalError):
+        return isinstance(error, DatabaseUnreachable)
+    state = error.sqlstate or ""
+    return not state or state.startswith(("08", "57P")) or state == "53300"
+
+
+def as_ours(error: BaseException) -> FeaturectlError:
+    if isinstance(error, FeaturectlError):
+        return error
+    if isinstance(error, psycopg.Error):
+        return translate(error)
+    return FeastUnavailable(str(error))

@@ -1,0 +1,116 @@
+"""The connection that online reads use: many statements in a round trip, refusals, large parameters, lost servers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from featurectl.core import pgarray
+from featurectl.core.serving import session
+from featurectl.core.serving.session import Query, Session
+from tests.fix_repository import Repo
+
+INSTANT = datetime(2024, 5, 1, 12, 0, 0, 123456, tzinfo=UTC)
+
+
+def on_session(repo: Repo, work: Callable[[Session], Awaitable[Any]]) -> Any:
+    async def run() -> Any:
+        async with await repo.database.open_async(Session) as connection:
+            return await asyncio.wait_for(work(connection), 30)
+
+    return asyncio.run(run())
+
+
+def texts(*values: str) -> Query:
+    return Query(b"SELECT unnest($1::text[])", (pgarray.array("text", values),))
+
+
+def statement(number: int) -> Query:
+    return Query(f"SELECT {number}, $1::timestamptz".encode(), (INSTANT,))
+
+
+def test_queries_are_answered_in_their_order_with_python_s_types(repo: Repo) -> None:
+    async def work(connection: Session) -> Any:
+        return [await connection.fetch([statement(1), texts("a", "b"), texts(), statement(2)]) for _ in range(2)]
+
+    rows = [[(1, INSTANT)], [("a",), ("b",)], [], [(2, INSTANT)]]
+    assert on_session(repo, work) == [rows, rows]
+
+
+def test_more_statements_than_a_connection_keeps(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that came first stay prepared; the others are prepared anew each time, alone or with others."""
+    monkeypatch.setattr(session, "MAX_PREPARED", 2)
+
+    async def work(connection: Session) -> Any:
+        answers = [await connection.fetch([statement(number) for number in range(5)]) for _ in range(2)]
+        answers.append(await connection.fetch([statement(4)]))
+        cursor = await connection.execute("SELECT count(*) FROM pg_prepared_statements WHERE name <> ''")
+        return answers, await cursor.fetchone()
+
+    answers, kept = on_session(repo, work)
+    wanted = [[(number, INSTANT)] for number in range(5)]
+    assert answers == [wanted, wanted, [wanted[4]]]
+    assert kept == (2,)
+
+
+@pytest.mark.parametrize("bad", [b"SELECT nothing FROM nowhere", b"SELECT 1 / (cardinality($1::text[]) - 1)"])
+@pytest.mark.parametrize("beside", [0, 2])
+def test_a_refused_query_leaves_the_connection_as_it_was(repo: Repo, bad: bytes, beside: int) -> None:
+    """Whether it is refused when it is prepared or when it runs, alone or before others."""
+    parameters = (pgarray.array("text", ["one"]),) if b"$1" in bad else ()
+
+    async def work(connection: Session) -> Any:
+        with pytest.raises((errors.UndefinedTable, errors.DivisionByZero)):
+            await connection.fetch([Query(bad, parameters), *(statement(number) for number in range(beside))])
+        return await connection.fetch([statement(1), statement(2)])
+
+    assert on_session(repo, work) == [[(1, INSTANT)], [(2, INSTANT)]]
+
+
+def test_parameters_larger_than_the_socket_holds(repo: Repo) -> None:
+    values = [f"{number:0100d}" for number in range(300_000)]
+
+    async def work(connection: Session) -> Any:
+        query = Query(b"SELECT count(*), max(one) FROM unnest($1::text[]) AS one", (pgarray.array("text", values),))
+        return await connection.fetch([query, texts("x")])
+
+    assert on_session(repo, work) == [[(len(values), values[-1])], [("x",)]]
+
+
+def test_a_server_process_that_ends_under_a_query_is_an_operational_error(repo: Repo) -> None:
+    async def work(connection: Session) -> None:
+        slow = asyncio.ensure_future(connection.fetch([Query(b"SELECT pg_sleep(20)", ())]))
+        pid = connection.info.backend_pid
+        while not repo.rows("SELECT 1 FROM pg_stat_activity WHERE pid = %s AND state = 'active'", pid):
+            await asyncio.sleep(0.01)
+        repo.rows("SELECT pg_terminate_backend(%s)", pid)
+        with pytest.raises(psycopg.OperationalError):
+            await slow
+        assert connection.closed
+        with pytest.raises(psycopg.OperationalError):
+            await connection.fetch([statement(1)])
+
+    on_session(repo, work)
+
+
+def test_who_gives_a_query_up_goes_on_at_once_and_the_server_stops_it(repo: Repo) -> None:
+    async def work(connection: Session) -> int:
+        pid = connection.info.backend_pid
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await connection.fetch([Query(b"SELECT pg_sleep(20)", ())])
+        assert connection.closed
+        return pid
+
+    pid = on_session(repo, work)
+    for _ in range(500):
+        if not repo.rows("SELECT 1 FROM pg_stat_activity WHERE pid = %s AND query LIKE '%%pg_sleep%%'", pid):
+            return
+        asyncio.run(asyncio.sleep(0.01))
+    pytest.fail("the server still sleeps")
