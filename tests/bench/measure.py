@@ -87,10 +87,11 @@ class Bench:
             print(f"{one.name:{width}} {self.ratio(one):10.2f} {one.target:>10}")
         for name, value in self.notes.items():
             print(f"{name}: {value}")
-        print(f"{os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}")
-        return self._save()
+        return self.save()
 
-    def _save(self) -> Path:
+    def save(self) -> Path:
+        """Write every single time as JSON, and print what they were taken on; return the file."""
+        print(f"{os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}")
         measured_at = datetime.now(UTC)
         document = {
             "bench": self.name,
