@@ -47,8 +47,8 @@ class GatedSession(Session):
     gate: asyncio.Event | None = None
     arrived = 0
 
-    async def fetch(self, queries: Sequence[Query]) -> list[Rows]:
-        rows = await super().fetch(queries)
+    async def fetch(self, queries: Sequence[Query], *, until: float | None = None) -> list[Rows]:
+        rows = await super().fetch(queries, until=until)
         GatedSession.arrived += 1
         if GatedSession.gate is not None:
             await GatedSession.gate.wait()

@@ -87,8 +87,13 @@ async def limited(reading: Awaitable[T], source: Source, answers: Sequence[ViewA
         async with asyncio.timeout_at(until):
             return await reading
     except TimeoutError as error:
-        names, seconds = ", ".join(answer.view.name for answer in answers), monotonic() - started
-        raise ReadTimeout(f"{_PLACES[source]} did not answer for {names} within {seconds:.2g} s") from error
+        raise too_late(source, answers, monotonic() - started) from error
+
+
+def too_late(source: Source, answers: Sequence[ViewAnswer], seconds: float) -> ReadTimeout:
+    """Return the error of a first path that did not answer for some views in its time."""
+    names = ", ".join(answer.view.name for answer in answers)
+    return ReadTimeout(f"{_PLACES[source]} did not answer for {names} within {seconds:.2g} s")
 
 
 def may_come_back(error: BaseException) -> bool:

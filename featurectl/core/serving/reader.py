@@ -17,7 +17,7 @@ from featurectl.core.serving.answer import Answer, Found, Request, ViewAnswer
 from featurectl.core.serving.breaker import Breaker
 from featurectl.core.serving.cache import OnlineCache
 from featurectl.core.serving.counters import Counters
-from featurectl.core.serving.paths import Backend, Deadline, Foreign, as_ours, limited, may_come_back
+from featurectl.core.serving.paths import Backend, Deadline, Foreign, as_ours, limited, may_come_back, too_late
 from featurectl.core.serving.session import Query, Rows, Session
 from featurectl.errors import (
     DatabaseUnreachable,
@@ -167,8 +167,9 @@ class Reader:
             for error, _ in await self._try(source, answers, deadline, alone=True):
                 raise error
             return None
-        for answer in answers:
-            answer.reason = self._reason_if_open(source, answer, deadline)
+        if self.breakers:
+            for answer in answers:
+                answer.reason = self._reason_if_open(source, answer, deadline)
         try:
             failures = await self._try(source, [answer for answer in answers if not answer.reason], deadline)
         except _CircuitOpened:
@@ -227,13 +228,17 @@ class Reader:
             async def fetch(session: Session) -> list[Rows]:
                 if not (alone or probe) and self._any_is_open(answers):
                     raise _CircuitOpened
-                return await limited(session.fetch(queries), source, answers, None if alone else deadline.share())
+                begun = monotonic()
+                try:
+                    return await session.fetch(queries, until=None if alone else deadline.share())
+                except TimeoutError as error:
+                    raise too_late(source, answers, monotonic() - begun) from error
 
-            begun = [self.cache.begin(answer.view) for answer in answers] if self.cache is not None else []
+            readings = [self.cache.begin(answer.view) for answer in answers] if self.cache is not None else []
             found = await self._run(fetch, deadline)
             founds = [_by_key(answer, rows, answer.keys) for answer, rows in zip(answers, found, strict=True)]
             if self.cache is not None:
-                self.cache.keep(begun, answers, founds)
+                self.cache.keep(readings, answers, founds)
             return founds
         assert self.foreign is not None
         selections = [Selection(answer.view, answer.features) for answer in answers]
@@ -322,8 +327,10 @@ class Reader:
         return breaker.reason
 
     def _any_is_open(self, answers: Sequence[ViewAnswer]) -> bool:
+        if not self.breakers:
+            return False
         breakers = (self.breakers.get(_circuit(answer.source, answer.view)) for answer in answers)
-        return bool(self.breakers) and any(breaker and not breaker.is_closed for breaker in breakers)
+        return any(breaker and not breaker.is_closed for breaker in breakers)
 
     async def _probe(self, source: Source, answer: ViewAnswer, breaker: Breaker, deadline: Deadline) -> None:
         try:
