@@ -34,7 +34,7 @@ def _is_lost(connection: Connection | AsyncConnection, error: BaseException) -> 
 
 
 def _is_reusable(connection: Connection | AsyncConnection) -> bool:
-    return not connection.closed and connection.info.transaction_status is TransactionStatus.IDLE
+    return not connection.closed and connection.pgconn.transaction_status == TransactionStatus.IDLE
 
 
 def finish(connections: deque[Any], owner: int) -> None:
@@ -105,28 +105,47 @@ class AsyncPool(Generic[C]):
         self._owner = os.getpid()
         weakref.finalize(self, finish, self._idle, self._owner)
 
-    async def run(self, work: Callable[[C], Awaitable[T]]) -> T:
-        """Do work on a connection; where that turns out to be lost, once more on a new one."""
-        async with self._slots:
-            self.in_use += 1
-            try:
-                return await self._run(work)
-            finally:
-                self.in_use -= 1
+    async def run(self, work: Callable[[C], Awaitable[T]], *, until: float | None = None) -> T:
+        """Do work on a connection; where that turns out to be lost, once more on a new one.
 
-    async def _run(self, work: Callable[[C], Awaitable[T]]) -> T:
-        kept = bool(self._idle)
-        connection = self._idle.pop() if kept else await self._connect()
+        ``until``, a time of the event loop's clock, is how long a connection is waited for; work looks to its own time.
+
+        Raises:
+            TimeoutError: there was none in time.
+        """
+        kept = bool(self._idle) and not self._slots.locked()
+        if kept:
+            await self._slots.acquire()  # without waiting, and so without a timer
+            connection = self._idle.pop()
+        else:
+            connection, kept = await self._take(until)
+        self.in_use += 1
         try:
             return await work(connection)
         except psycopg.Error as error:
             if not (kept and _is_lost(connection, error)):
                 raise
             await connection.close()
-            connection = await self._connect()
+            async with asyncio.timeout_at(until):
+                connection = await self._connect()
             return await work(connection)
         finally:
-            await self._put_back(connection)
+            if _is_reusable(connection):
+                self._idle.append(connection)
+            else:
+                await connection.close()
+            self.in_use -= 1
+            self._slots.release()
+
+    async def _take(self, until: float | None) -> tuple[C, bool]:
+        """Wait for a connection; tell whether it is one that was kept."""
+        async with asyncio.timeout_at(until):
+            await self._slots.acquire()
+            try:
+                return (self._idle.pop(), True) if self._idle else (await self._connect(), False)
+            except BaseException:
+                self._slots.release()
+                raise
 
     def report(self) -> dict[str, int]:
         """Return how many connections there may be, are used, and rest, for `health`."""
@@ -150,9 +169,3 @@ class AsyncPool(Generic[C]):
         connection = await self._open()
         self.has_connected = True
         return connection
-
-    async def _put_back(self, connection: C) -> None:
-        if _is_reusable(connection):
-            self._idle.append(connection)
-        else:
-            await connection.close()

@@ -1,10 +1,11 @@
-"""Online reads: through the Feast SDK at 1 to 1,000 entities, and as whole processes, against stock Feast and a floor.
+"""Online reads by the manager, the Feast SDK and whole processes, against stock Feast, bare SELECTs and a floor.
 
-Run: python -m tests.bench.online [--rounds 15] [--sdk-rounds 100]     (about six minutes, nearly all Feast starting)
+Run: python -m tests.bench.online [--rounds 15] [--sdk-rounds 100]     (about seven minutes, nearly all Feast starting)
 
-The SDK part times `get_online_features(…).to_dict()` of 6 features in one process: stock Feast's PostgreSQL store,
-ours, ours with the protobuf the feature server asks for, and a bare SELECT of the typed rows into a dictionary. Every
-timed call follows one that is not: Feast keeps what it resolved of a request for one store at a time.
+The manager's part is tests.bench.serving. The SDK part times `get_online_features(…).to_dict()` of 6 features in one
+process: stock Feast's PostgreSQL store, ours, ours with the protobuf the feature server asks for, and a bare SELECT of
+the typed rows into a dictionary. Every timed call follows one that is not: Feast keeps what it resolved of a request
+for one store at a time.
 
 The whole-process part has every contender read one row of one repository, round after round. Medians of interleaved
 rounds (A B C A B C …) after a warm-up round, because the machine is shared: a round that another process disturbs
@@ -33,6 +34,7 @@ from psycopg.conninfo import conninfo_to_dict
 from featurectl.core import embedded
 from featurectl.core.db import Connection
 from tests.bench.measure import Bench, Ratio
+from tests.bench.serving import by_manager
 from tests.bench.stage import FIRST, STOCK, Stage, open_stage, quiet
 from tests.bench.stage import VIEW as STAGE_VIEW
 
@@ -44,6 +46,8 @@ NOW = datetime(2024, 6, 1, 12, 30, tzinfo=UTC)
 VIEW = "technical_indicators_view"
 FEATURES = ("rsi_14", "macd", "ema_20", "bollinger_bands_position", "atr", "volume_sma_ratio")
 BARS = 500
+# Seconds that each number of tasks reads for.
+MANAGER_SECONDS = 2.0
 
 FLOOR = f"""
 import sys
@@ -87,7 +91,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--sdk-rounds", type=int, default=100)
     arguments = parser.parse_args()
-    for bench in by_sdk(arguments.sdk_rounds):
+    for bench in (*by_manager(arguments.sdk_rounds, MANAGER_SECONDS), *by_sdk(arguments.sdk_rounds)):
         bench.report()
     with tempfile.TemporaryDirectory(prefix="featurectl-bench-") as name:
         try:

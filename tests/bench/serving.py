@@ -1,6 +1,6 @@
 """Online reads by the manager: how long a call takes at 1 to 1,000 entities, and how many a second 1 to 32 tasks make.
 
-Run: python -m tests.bench.serving [--rounds 200] [--seconds 3]     (two minutes); tests.bench.online runs it as well
+Run: python -m tests.bench.serving [--rounds 200] [--seconds 3]     (one minute); tests.bench.online runs it as well
 
 Contenders read the same 6 features of the same entities in one process: the manager's rows and its DataFrame, Feast's
 SDK on its stock PostgreSQL store, and bare SELECTs by psycopg: the one anybody would write (a join of the keys), the

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -12,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -322,6 +324,18 @@ def test_a_frame_has_values_and_attrs_what_they_are_worth(shop: Repo) -> None:
         "notes": [],
     }
     assert json.dumps(frame.attrs)
+
+
+def test_attrs_follow_a_frame_without_being_copied_each_time(shop: Repo, tmp_path: Path) -> None:
+    """They come out of pickles and Parquet files as plain lists, for readers that have no featurectl."""
+    frame = on(shop, lambda manager: manager.get_online_features(["A_1h", "NO_1h"], NAMES))
+    said = {name: frame.attrs[name] for name in ("statuses", "ages")}
+    derived = frame.set_index("entity_id")[["rsi_14"]].dropna()
+    assert all(derived.attrs[name] is value for name, value in said.items())
+    frame.to_parquet(tmp_path / "frame.parquet")
+    for read in (pickle.loads(pickle.dumps(frame)), pd.read_parquet(tmp_path / "frame.parquet")):
+        assert read.attrs == frame.attrs
+        assert {type(read.attrs[name]) for name in said} == {list}
 
 
 def test_statuses_come_as_columns_on_request(shop: Repo) -> None:

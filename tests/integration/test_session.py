@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 from psycopg import errors
 
 from featurectl.core import pgarray
+from featurectl.core.connections import AsyncPool
 from featurectl.core.serving import session
 from featurectl.core.serving.session import Query, Session
 from tests.fix_repository import Repo
@@ -114,3 +118,99 @@ def test_who_gives_a_query_up_goes_on_at_once_and_the_server_stops_it(repo: Repo
             return
         asyncio.run(asyncio.sleep(0.01))
     pytest.fail("the server still sleeps")
+
+
+@pytest.mark.parametrize("first", [0.1, 20], ids=["early", "late"])
+def test_times_that_come_earlier_later_and_not_at_all(repo: Repo, first: float) -> None:
+    """A timer is kept from one query to the next, which has a time of its own."""
+
+    async def work(connection: Session) -> float:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: wrong.append(context))
+
+        async def sleep(seconds: float, within: float | None) -> None:
+            query = Query(f"SELECT pg_sleep({seconds})".encode(), ())
+            await connection.fetch([query], until=None if within is None else loop.time() + within)
+
+        await sleep(0, 0.3)
+        await sleep(0.5, 20)  # the first timer goes off in the middle of it
+        await sleep(0, 0.1)
+        await sleep(0.3, None)
+        await sleep(0, first)
+        begun = loop.time()
+        with pytest.raises(TimeoutError):
+            await sleep(20, 0.4)
+        assert connection.closed
+        return loop.time() - begun
+
+    wrong: list[Any] = []
+    waited = on_session(repo, work)
+    assert not wrong
+    assert 0.4 <= waited < 5
+
+
+def test_what_comes_unasked_is_not_listened_to_for_ever(repo: Repo) -> None:
+    """A notice makes the socket readable until somebody reads it; the event loop must not spin until then."""
+
+    async def work(connection: Session) -> None:
+        await connection.execute("LISTEN news")
+        for _ in range(3):
+            repo.rows("SELECT pg_notify('news', 'one')")
+            await asyncio.sleep(0.1)
+            used = time.process_time()
+            await asyncio.sleep(0.3)
+            assert time.process_time() - used < 0.15
+            assert await connection.fetch([statement(1)]) == [[(1, INSTANT)]]
+
+    on_session(repo, work)
+
+
+def test_a_connection_leaves_no_file_descriptor_however_it_ends(repo: Repo) -> None:
+    """Closed, given up, ended by the server, or dropped with its pool while the event loop goes on."""
+
+    def opened() -> int:
+        return len(os.listdir("/dev/fd"))
+
+    async def end(way: str) -> None:
+        pool = AsyncPool(lambda: repo.database.open_async(Session), 1)
+        pids: list[int] = []
+
+        async def ask(connection: Session) -> Any:
+            pids.append(connection.info.backend_pid)
+            return await connection.fetch([statement(1)])
+
+        assert await pool.run(ask) == [[(1, INSTANT)]]
+        if way == "closed":
+            await pool.close()
+        elif way == "given up":
+            with pytest.raises(TimeoutError):
+                await pool.run(
+                    lambda one: one.fetch(
+                        [Query(b"SELECT pg_sleep(20)", ())], until=asyncio.get_running_loop().time() + 0.05
+                    )
+                )
+        elif way == "ended":
+            while repo.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %s", pids[0]):
+                await asyncio.sleep(0.01)
+            assert await pool.run(ask) == [[(1, INSTANT)]]
+            assert pids[0] != pids[-1]
+            await pool.close()
+        del pool
+
+    async def run() -> None:
+        for way in ("closed", "given up", "ended", "dropped"):
+            await end(way)
+            before = opened()
+            for _ in range(5):
+                await end(way)
+                gc.collect()
+                # Its descriptor's number goes to the next one, in the same event loop.
+                await end("closed")
+            for _ in range(200):
+                if opened() <= before:
+                    break
+                await asyncio.sleep(0.02)
+            assert opened() <= before, way
+
+    repo.rows("SELECT 1")
+    asyncio.run(run())

@@ -61,7 +61,9 @@ class Request:
 
     def limit_of(self, view: View) -> timedelta | None:
         """Return how old a view's values may be."""
-        return min((limit for limit in (view.ttl, self.max_age) if limit is not None), default=None)
+        if self.max_age is None or view.ttl is None:
+            return view.ttl if self.max_age is None else self.max_age
+        return min(view.ttl, self.max_age)
 
 
 @dataclass(slots=True)
@@ -95,6 +97,11 @@ class ViewAnswer:
         if self.is_stale(row[width], as_of):
             return [Status.OUTSIDE_MAX_AGE] * len(self.features)
         return [Status.NULL_VALUE if value is None else Status.PRESENT for value in row[width + 1 :]]
+
+    def age(self, key: Key, as_of: datetime) -> timedelta | None:
+        """Return how old the values of one key are, where there are any."""
+        row = self.found.get(key)
+        return None if row is None else as_of - row[len(self.view.join_keys)]
 
     def is_stale(self, event_timestamp: datetime, as_of: datetime) -> bool:
         return self.limit is not None and as_of - event_timestamp > self.limit
@@ -211,8 +218,7 @@ class Answer:
         event_timestamp = row[width] if row else None
         if row and (self.request.allow_stale or not answer.is_stale(row[width], as_of)):
             features = dict(zip(answer.features, row[width + 1 :], strict=True))
-        age = as_of - event_timestamp if event_timestamp else None
-        view, source = answer.view, answer.source_of(key)
+        view, source, age = answer.view, answer.source_of(key), answer.age(key, as_of)
         return ViewRow(view.name, source, event_timestamp, age, view.ttl, answer.limit, features, statuses)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -299,19 +305,18 @@ class OnlineRows(list[dict[str, Any]]):
     @property
     def statuses(self) -> list[dict[str, str]]:
         """The status of each feature, for each row: PRESENT, NULL_VALUE, NOT_FOUND or OUTSIDE_MAX_AGE."""
-        return [
-            {name: str(status) for view in entity.views for name, status in view.statuses.items()}
-            for entity in self.answer.by_entity()
-        ]
+        made: list[dict[str, str]] = [{} for _ in self]
+        for view in self.answer.views:
+            for row, key in zip(made, view.keys, strict=True):
+                row.update(zip(view.features, map(str, view.statuses(key, self.answer.request.as_of)), strict=True))
+        return made
 
     @property
     def ages(self) -> list[dict[str, float | None]]:
         """The age of each feature's value in seconds, for each row; ``None`` where there is none."""
-        return [
-            {
-                name: view.age.total_seconds() if view.age is not None else None
-                for view in entity.views
-                for name in view.features
-            }
-            for entity in self.answer.by_entity()
-        ]
+        made: list[dict[str, float | None]] = [{} for _ in self]
+        for view in self.answer.views:
+            for row, key in zip(made, view.keys, strict=True):
+                age = view.age(key, self.answer.request.as_of)
+                row.update(dict.fromkeys(view.features, None if age is None else age.total_seconds()))
+        return made

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from featurectl.core.serving.answer import Answer, EntityFeatures, OnlineRows
 from featurectl.core.times import iso
@@ -34,6 +34,17 @@ _TYPES = {
 }
 
 
+class _ByRow(list[Any]):
+    """What ``attrs`` say of each row. pandas copies them deeply at nearly every step, and they do not change."""
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[type[list[Any]], tuple[list[Any]]]:
+        # Who unpickles a DataFrame need not have featurectl.
+        return list, (list(self),)
+
+
 def online_frame(answer: Answer, *, with_status: bool = False) -> pd.DataFrame:
     """Return a row for each entity, and in ``attrs`` what its values are worth."""
     import pandas as pd
@@ -45,7 +56,7 @@ def online_frame(answer: Answer, *, with_status: bool = False) -> pd.DataFrame:
         for name in view.features:
             field = view.view.field(name)
             columns[name] = _column([row[name] for row in rows], field.column_type if field else "")
-    statuses, ages = rows.statuses, rows.ages
+    statuses, ages = _ByRow(rows.statuses), _ByRow(rows.ages)
     if with_status:
         columns |= _status_columns(answer, statuses, ages)
     frame = pd.DataFrame(columns)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -126,8 +126,8 @@ class Reader:
             )
             for chosen in request.selections
         ]
-        for source, has_other in dict.fromkeys((answer.source, answer.view.has_history) for answer in answers):
-            group = [one for one in answers if one.source is source and one.view.has_history is has_other]
+        for group in _alike(answers):
+            source = group[0].source
             if self.cache is not None and source is Source.ONLINE:
                 group = [answer for answer in group if not self._fill_from_cache(answer, self.cache)]
             await self._fill(source, group, request, backend, deadline)
@@ -207,7 +207,7 @@ class Reader:
         else:
             for answer, found in zip(answers, founds, strict=True):
                 answer.found = found
-                if breaker := self.breakers.get(_circuit(source, answer.view)):
+                if self.breakers and (breaker := self.breakers.get(_circuit(source, answer.view))):
                     breaker.succeeded()
             return []
         timed_out = isinstance(error, (ReadTimeout, StatementTimeout))
@@ -228,9 +228,11 @@ class Reader:
             async def fetch(session: Session) -> list[Rows]:
                 if not (alone or probe) and self._any_is_open(answers):
                     raise _CircuitOpened
+                if alone:
+                    return await session.fetch(queries, until=deadline.at)
                 begun = monotonic()
                 try:
-                    return await session.fetch(queries, until=None if alone else deadline.share())
+                    return await session.fetch(queries, until=deadline.share())
                 except TimeoutError as error:
                     raise too_late(source, answers, monotonic() - begun) from error
 
@@ -342,15 +344,17 @@ class Reader:
     # --- the database ------------------------------------------------------------------------------------------------
 
     async def _query(self, queries: Sequence[Query], deadline: Deadline) -> list[Rows]:
-        return await self._run(lambda session: session.fetch(queries), deadline)
+        return await self._run(lambda session: session.fetch(queries, until=deadline.at), deadline)
 
     async def _run(self, work: Callable[[Session], Awaitable[T]], deadline: Deadline) -> T:
-        """Do work on a connection; where the database has gone, again until it is back or there is no time left."""
+        """Do work on a connection; where the database has gone, again until it is back or there is no time left.
+
+        Work looks to its own time: `Session.fetch` does so for less than a timer here would cost.
+        """
         lost: Exception | None = None
         while True:
             try:
-                async with asyncio.timeout_at(deadline.at):
-                    return await self.pool.run(work)
+                return await self.pool.run(work, until=deadline.at)
             except TimeoutError as late:
                 raise lost or late from None
             except (psycopg.OperationalError, DatabaseUnreachable) as error:
@@ -371,11 +375,22 @@ class Reader:
         if known is None:
 
             async def describe(session: Session) -> dict[str, str]:
-                return sources.described(await session.execute(sources.described_by(answer.view)))
+                async with asyncio.timeout_at(deadline.at):
+                    return sources.described(await session.execute(sources.described_by(answer.view)))
 
             known = HistoryReads(Selection(answer.view, answer.features), await self._run(describe, deadline))
             self._history[answer.view.name, answer.features] = known
         return known
+
+
+def _alike(answers: list[ViewAnswer]) -> Iterable[list[ViewAnswer]]:
+    """Return the views that are read together: by the same path, and alike in having another."""
+    if len(answers) == 1:
+        return (answers,)
+    groups: dict[tuple[Source, bool], list[ViewAnswer]] = {}
+    for answer in answers:
+        groups.setdefault((answer.source, answer.view.has_history), []).append(answer)
+    return groups.values()
 
 
 def _circuit(source: Source, view: View) -> tuple[Source, str]:
