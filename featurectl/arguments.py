@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featurectl.core.entity import EntityId, parse_id_or_symbol
+from featurectl.core.memo import Memo
 from featurectl.core.online import Source
 from featurectl.core.serving.answer import Entities
 from featurectl.core.serving.paths import Backend
@@ -25,9 +26,8 @@ if TYPE_CHECKING:
 Names = Sequence[str] | None
 Time = datetime | str | None
 
-MAX_KNOWN_ENTITIES = 256
 # A trading loop asks for the same entities again and again.
-_known_entities: dict[tuple[str, ...], Entities] = {}
+_known_entities: Memo[tuple[str, ...], Entities] = Memo(256)
 
 
 def names(given: Names, argument: str = "feature_names") -> tuple[str, ...]:
@@ -53,10 +53,7 @@ def entities(given: Iterable[str]) -> Entities:
             known = _known_entities.get(given)
     if known is None:
         ids = _texts(given, "entity_ids", "ids", "name at least one, for example BTCUSDT_1h", InvalidEntityId)
-        known = Entities(map(parse_id_or_symbol, ids))
-        if len(_known_entities) >= MAX_KNOWN_ENTITIES:
-            _known_entities.clear()
-        _known_entities[ids] = known
+        known = _known_entities.keep(ids, Entities(map(parse_id_or_symbol, ids)))
     return known
 
 

@@ -180,7 +180,8 @@ def _selected(database: Database, catalog: Catalog, asked: TrainingSet, source: 
     try:
         return catalog.select(asked.features, asked.service)
     except NotFound:
-        if source is not Source.FEAST:
+        is_beyond = any(one.name == asked.service and catalog.beyond(one) for one in catalog.services)
+        if source is Source.TIMESCALEDB or (source is None and not is_beyond):
             raise
     beyond: Catalog = _feast().catalog_beyond(database, catalog)
     return beyond.select(asked.features, asked.service)

@@ -13,6 +13,7 @@ from featurectl.core.catalog import Catalog, Selection, read_catalog_async
 from featurectl.core.config import Config, Overrides, load_config
 from featurectl.core.connections import AsyncPool
 from featurectl.core.db import Database, translate
+from featurectl.core.memo import Memo
 from featurectl.core.registry_age import RegistryWatch
 from featurectl.core.schema import too_new
 from featurectl.core.serving.cache import OnlineCache
@@ -90,7 +91,7 @@ class Opened:
         self._away: str | None = None
         self._looked_at = 0.0
         self._looking: asyncio.Task[None] | None = None
-        self._selections: dict[Wanted, tuple[Selection, ...]] = {}
+        self._selections: Memo[Wanted, tuple[Selection, ...]] = Memo(1000)
 
     async def start(self) -> Self:
         """Connect, and read the catalog.
@@ -126,16 +127,18 @@ class Opened:
             UsageError, NotFound: see :meth:`Catalog.select`.
             ReadTimeout, FeastUnavailable: Feast may know what the catalog does not, and does not say so.
         """
-        assert self.catalog is not None
+        catalog = self.catalog
+        assert catalog is not None
         known = self._selections.get(wanted)
         if known is None:
             try:
-                known = self.catalog.select(*wanted, online=True)
+                known = catalog.select(*wanted, online=True)
                 if wanted[1] and not known:
                     raise NotFound(f"service '{wanted[1]}' has no features that are stored")
             except NotFound as error:
-                known = await self._select_beyond(self.catalog, wanted, error, timeout)
-            self._selections[wanted] = known
+                known = await self._select_beyond(catalog, wanted, error, timeout)
+            if catalog is self.catalog:
+                self._selections.keep(wanted, known)
         return known
 
     async def _select_beyond(
@@ -176,12 +179,14 @@ class Opened:
 
             await asyncio.to_thread(publish_registry, self.database)
             catalog, note = await self.reader.pool.run(self._look)
-        if self.catalog is None or catalog.version != self.catalog.version:
+        known = self.catalog
+        if known is None or (catalog.version, catalog.content_hash) != (known.version, known.content_hash):
+            self.catalog = catalog
             self._selections.clear()
             self.reader.forget()
             self._foreign.refresh()
         self.notes = tuple(filter(None, [too_new(catalog.schema_version), note]))
-        self.catalog, self._looked_at, self._away = catalog, monotonic(), None
+        self._looked_at, self._away = monotonic(), None
 
     async def _read_registry(self, error: DatabaseUnreachable) -> None:
         """Take Feast's registry for a catalog while the database is away, where neither it nor the store is there."""

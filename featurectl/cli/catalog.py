@@ -104,10 +104,8 @@ def _service_document(service: Service) -> dict[str, Any]:
 
 def _service(catalog: Catalog, service: Service) -> output.Report:
     columns = ["view", "feature", "type", "description"]
-    rows = []
-    for view, feature in service.features:
-        field = catalog.view(view).field(feature)
-        rows.append([view, feature, field.value_type if field else "-", field.description if field else "-"])
+    known = {(view.name, field.name): [field.value_type, field.description] for view, field in catalog.known(service)}
+    rows = [[*names, *known.get(names, ["-", "made by Feast"])] for names in service.features]
     title = f"{service.name}: {service.description}"
     grid = output.Grid(columns, rows, title=title, footer=[_tags(service.tags)] if service.tags else [])
     return output.Report("services", {**_header(catalog), "service": _service_document(service)}, columns, rows, grid)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from featurectl.arguments import offline_source
 from featurectl.cli import diagnostics, output
 from featurectl.cli.app import new_app
 from featurectl.cli.options import (
@@ -24,6 +25,8 @@ from featurectl.cli.published import published_catalog
 from featurectl.core.clock import system_clock
 from featurectl.core.db import open_database
 from featurectl.core.entity import parse_id_or_symbol
+from featurectl.core.online import Source
+from featurectl.core.serving.paths import Backend
 from featurectl.core.targets import parse_targets
 from featurectl.core.times import parse_window
 from featurectl.errors import UsageError
@@ -54,6 +57,9 @@ def get_offline(
             help="forward_return:N, log_return:N or direction:N, N bars ahead; again, or comma-separated, for more.",
         ),
     ] = None,
+    backend: Annotated[
+        Backend, typer.Option("--backend", help="timescaledb or feast; auto takes Feast where no SQL reads a feature.")
+    ] = Backend.AUTO,
     format: FormatOption = None,
     json: JsonOption = False,
     path: OutputOption = None,
@@ -76,8 +82,11 @@ def get_offline(
     _check(ids, start, end, spine)
     entities = [parse_id_or_symbol(text) for text in ids or ()]
     asked = TrainingSet(split(features), service, parse_targets(split(target)), entities, window, spine)
-    kind = output.choose_format(chosen(format, json), path)
-    with open_training_set(open_database(overrides(context)), asked, now=now, find=published_catalog) as training:
+    kind, source = output.choose_format(chosen(format, json), path), offline_source(backend)
+    database = open_database(overrides(context))
+    with open_training_set(database, asked, now=now, find=published_catalog, source=source) as training:
+        if training.source is Source.FEAST:
+            diagnostics.note("Feast reads these features")
         if not spine:
             diagnostics.note(f"window: {window}")
         rows = output.emit_batches("get-offline", training.batches, kind, path)

@@ -85,7 +85,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A feature service: an ordered choice of (view, feature)."""
+    """A feature service: an ordered choice of (view, feature); of Feast's own views, on demand or otherwise, too."""
 
     name: str
     description: str
@@ -127,6 +127,17 @@ class Catalog:
     def entity(self, name: str) -> Entity:
         return _named("entity", name, self.entities)
 
+    def known(self, service: Service) -> list[tuple[View, Field]]:
+        """Return the features of a service that are the catalog's."""
+        views = {view.name: view for view in self.views}
+        pairs = ((views.get(view), feature) for view, feature in service.features)
+        return [(view, field) for view, feature in pairs if view and (field := view.field(feature))]
+
+    def beyond(self, service: Service) -> list[str]:
+        """Return the views of a service that only Feast can read."""
+        views = {view.name for view in self.views}
+        return list(dict.fromkeys(view for view, _ in service.features if view not in views))
+
     def select(
         self, features: Sequence[str] = (), service: str | None = None, *, online: bool = False
     ) -> tuple[Selection, ...]:
@@ -136,13 +147,13 @@ class Catalog:
         the choice to views that are served online.
 
         Raises:
-            NotFound: an unknown feature, view or service.
+            NotFound: an unknown feature, view or service, or a service that is not the catalog's alone.
             UsageError: a name that several views have, both features and a service, or a view that is not online.
         """
         if features and service:
             raise UsageError("give feature names or a service, not both")
         if service:
-            wanted = self.service(service).features
+            wanted = self._whole(self.service(service))
         elif features:
             wanted = tuple(dict.fromkeys(self._resolve(name, online) for name in features))
         else:
@@ -163,6 +174,14 @@ class Catalog:
                 f"view '{offline[0]}' is for training only (online=False); read it with `featurectl get-offline`"
             )
         return selections
+
+    def _whole(self, service: Service) -> tuple[tuple[str, str], ...]:
+        if beyond := self.beyond(service):
+            raise NotFound(
+                f"service '{service.name}' has features of view '{beyond[0]}', which only Feast can read; name the "
+                "features that are stored"
+            )
+        return service.features
 
     def _resolve(self, name: str, online: bool) -> tuple[str, str]:
         view_name, separator, feature = name.rpartition(":")

@@ -98,7 +98,7 @@ class OnlineReads:
     """The queries that read some features of a view from its online table; its rows: keys, event time, features."""
 
     def __init__(self, chosen: Selection) -> None:
-        view = chosen.view
+        self.view = view = chosen.view
         if view.online_table is None:
             raise UsageError(
                 f"view '{view.name}' is not in an online store of ours; read it with `featurectl feast -- …`"
@@ -145,7 +145,7 @@ class HistoryReads:
     """
 
     def __init__(self, chosen: Selection, types: Mapping[str, str]) -> None:
-        view = chosen.view
+        self.view = view = chosen.view
         fields = [field for name in chosen.features if (field := view.field(name))]
         event = sources.column(view.timestamp_column)
         parts = {

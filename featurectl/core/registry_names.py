@@ -38,8 +38,8 @@ async def may_be_in_registry(
         names = [(kind, name) for kind, name in await cursor.fetchall()]
     else:
         return True
-    # A service of nothing but features on demand is empty in a catalog.
-    services = {("service", one.name) for one in catalog.services if one.features}
+    # An earlier version left features on demand out of a service.
+    services = {("service", one.name) for one in catalog.services if one.features and not catalog.beyond(one)}
     known = services | {("view", view.name) for view in catalog.views}
     beyond = set(names) - known
     if service:

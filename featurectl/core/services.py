@@ -19,8 +19,12 @@ def last_materialized(connection: Connection, project: str) -> dict[str, datetim
 
 
 def describe(catalog: Catalog, service: Service, materialized: Mapping[str, datetime]) -> dict[str, Any]:
-    """Return a service with its features and views; JSON can hold it. A TTL of ``None`` is unlimited."""
-    views = [catalog.view(name) for name in dict.fromkeys(view for view, _ in service.features)]
+    """Return a service with its features and views; JSON can hold it. A TTL of ``None`` is unlimited.
+
+    ``by_feast`` are the views that only Feast can read, whose features the others are without.
+    """
+    features = catalog.known(service)
+    views = list({view.name: view for view, _ in features}.values())
     return {
         "name": service.name,
         "description": service.description,
@@ -34,8 +38,7 @@ def describe(catalog: Catalog, service: Service, materialized: Mapping[str, date
                 "description": field.description,
                 "ttl_seconds": view.ttl_seconds or None,
             }
-            for view, name in ((catalog.view(view), name) for view, name in service.features)
-            if (field := view.field(name)) is not None
+            for view, field in features
         ],
         "views": [
             {
@@ -47,4 +50,5 @@ def describe(catalog: Catalog, service: Service, materialized: Mapping[str, date
             }
             for view in views
         ],
+        "by_feast": catalog.beyond(service),
     }

@@ -62,8 +62,7 @@ def catalog_of(
                 raise
             refuse(error)
     views = list(_with_composites(views, contents, file_of, refuse))
-    names = {view.name for view in views}
-    services = [_service(service, names) for service in contents.feature_services]
+    services = [_service(service) for service in contents.feature_services]
     built = catalog.Catalog(
         project=config.project,
         entities=tuple(_entity(entity) for entity in real_entities(contents)),
@@ -161,13 +160,11 @@ def _entity(entity: Entity) -> catalog.Entity:
     return catalog.Entity(entity.name, entity.join_key, entity.value_type.name, entity.description, dict(entity.tags))
 
 
-def _service(service: FeatureService, views: set[str]) -> catalog.Service:
-    """Return a service with its features of stored views; those computed on demand are Feast's to compute."""
+def _service(service: FeatureService) -> catalog.Service:
     features = tuple(
         (projection.name, feature.name)
         for projection in service.feature_view_projections
         for feature in (projection.features or [])
-        if projection.name in views
     )
     return catalog.Service(service.name, service.description, dict(service.tags), features)
 

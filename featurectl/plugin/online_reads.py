@@ -19,6 +19,7 @@ from feast.value_type import ValueType
 from psycopg import sql
 
 from featurectl.core import pgarray, sources
+from featurectl.core.memo import Memo
 from featurectl.core.queries import query
 from featurectl.core.schema import table_identifier
 from featurectl.errors import NotFound
@@ -284,7 +285,7 @@ class Planner:
     _MOST_KEPT = 256
 
     def __init__(self) -> None:
-        self._plans: dict[Any, tuple[Part, ...]] = {}
+        self._plans: Memo[Any, tuple[Part, ...]] = Memo(self._MOST_KEPT)
         self._contexts: dict[Any, tuple[Any, ...]] = {}
         self._edition: tuple[int, datetime | None] | None = None
 
@@ -362,12 +363,7 @@ class Planner:
         # The plan keeps its views, so that no other view can get the identity of one of them.
         views = tuple((id(view), *features) for view, features in grouped)
         key = (config.project, config.online_store.db_schema, views, tuple(columns), full)
-        plan = self._plans.get(key)
-        if plan is None:
-            if len(self._plans) >= self._MOST_KEPT:
-                self._plans.clear()
-            plan = self._plans[key] = plan_reads(config, grouped, columns, full)
-        return plan
+        return self._plans.get(key) or self._plans.keep(key, plan_reads(config, grouped, columns, full))
 
 
 def _kinds(grouped: GroupedFeatures, types: Mapping[str, ValueType]) -> dict[str, FeastType]:

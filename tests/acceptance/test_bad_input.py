@@ -174,6 +174,8 @@ WORDS = [
     case("unknown format", "views", "--format", "xml", says="'xml' is not one of 'table', 'json', 'csv', 'parquet'"),
     case("unknown format by environment", "views", env={"FEATURECTL_FORMAT": "xml"}, says="FEATURECTL_FORMAT='xml'; f"),
     case("nothing to build from", "get-offline", says="give entity ids with --start and --end, or --spine FILE"),
+    case("no past there", *OFFLINE, "--backend", "online", says="an online store holds no past; take backend 'auto'"),
+    case("unknown backend", *OFFLINE, "--backend", "redis", says="'redis' is not one of 'auto', 'online', 'feast'"),
     case("ids without a window", "get-offline", "BTCUSDT_1h", says="give --start and --end"),
     case("a spine and a window", *OFFLINE, "--spine", "FILES/BTCUSDT_1h.csv", says="leave out ids, --start and --end"),
     case("incremental with a window", "materialize", "--incremental", "-2d", "-1d", says="--incremental takes no wind"),

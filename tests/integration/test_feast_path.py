@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import sqlite3
 import subprocess
 import sys
@@ -549,6 +550,50 @@ def test_features_on_demand_over_our_own_store(repo: Repo) -> None:
         made, stored = row.views
         assert made.features["halved"] == stored.features["ema_20"] / 2
         assert (made.event_timestamp, made.statuses["halved"]) == (stored.event_timestamp, stored.statuses["ema_20"])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_service_of_features_that_are_stored_and_on_demand_is_answered_whole(repo: Repo) -> None:
+    """Whether the catalog was published with it or before: each view by its own path, a training set by Feast."""
+    ours = ForeignRepo(repo.root, repo.url)
+    fill(ours)
+    ours.ok("materialize")
+    with feast_store(ours.database) as store:
+        source = store.get_feature_view(TECHNICAL_VIEW)
+
+    @on_demand_feature_view(sources=[source], schema=[Field(name="halved", dtype=Float64)], mode="python")
+    def halved_view(inputs: dict[str, Any]) -> dict[str, Any]:
+        return {"halved": [None if one is None else one / 2 for one in inputs["ema_20"]]}
+
+    apply_by_feast(ours, halved_view, FeatureService(name="both", features=[source[["ema_20"]], halved_view]))
+
+    async def work(manager: FeastFeatureStoreManager) -> None:
+        (row,) = await manager.get_online_features_rows(["BTCUSDT_1h"], feature_service_name="both")
+        assert row["ema_20"] is not None
+        assert row["halved"] == row["ema_20"] / 2
+        window = {"start_date": NOON - timedelta(hours=3), "end_date": NOON}
+        frame = await manager.get_offline_features(["BTCUSDT_1h"], feature_service_name="both", **window)
+        assert (len(frame), frame.attrs["source"]) == (4, "feast")
+        assert frame["halved"].tolist() == (frame["ema_20"] / 2).tolist()
+        assert frame["ema_20"].iloc[-1] == row["ema_20"]
+        for asked in (
+            manager.get_offline_features(["BTCUSDT_1h"], feature_service_name="both", backend="timescaledb", **window),
+            manager.get_feature_statistics(feature_service_name="both"),
+        ):
+            with pytest.raises(NotFound, match="service 'both' has features of view 'halved_view', which only Feast"):
+                await asked
+        info = await manager.get_feature_service_info("both")
+        assert [one["name"] for one in info["features"]] == ["ema_20"]
+        assert ([view["name"] for view in info["views"]], info["by_feast"]) == ([TECHNICAL_VIEW], ["halved_view"])
+
+    using(ours, work)
+    assert "made by Feast" in ours.ok("services", "both", "--format", "table")
+    window = ("--start", (NOON - timedelta(hours=3)).isoformat(), "--end", NOON.isoformat())
+    done = ours.run("get-offline", "BTCUSDT_1h", "--service", "both", *window, "--json")
+    assert "Feast reads these features" in done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert len(rows) == 4
+    assert [row["halved"] for row in rows] == [row["ema_20"] / 2 for row in rows]
 
 
 def test_what_a_request_must_give_is_said(sqlite_repo: ForeignRepo) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -15,9 +16,15 @@ import pytest
 import talib
 
 from featurectl.core.candles import read_candles
+from featurectl.core.catalog import Selection
+from featurectl.core.connections import AsyncPool
+from featurectl.core.entity import EntityId
 from featurectl.core.ingest import merge_candles
 from featurectl.core.materialize import materialize
-from featurectl.core.serving.answer import OnlineRows
+from featurectl.core.serving.answer import Entities, OnlineRows, Request
+from featurectl.core.serving.paths import Backend
+from featurectl.core.serving.reader import Reader
+from featurectl.core.serving.session import Session
 from featurectl.core.times import Window
 from featurectl.errors import InvalidEntityId, NotFound, UsageError
 from featurectl.manager import FeastFeatureStoreManager
@@ -521,3 +528,30 @@ def test_the_next_read_sees_what_was_materialized_and_an_old_bar_moves_nothing_b
     materialize(market.connection, "market", [view], Window(START, NOON - 5 * HOUR), now=NOON + MINUTE)
     assert seen.rows(["BTCUSDT_1h"], ["ema_20"]) == second
     seen.close()
+
+
+def test_a_read_under_old_definitions_leaves_nothing_behind_for_those_under_new_ones(market: Market) -> None:
+    """A view of the same name has another table by now; in the online store, or in the history."""
+    market.ingest(bars([100.0 + place % 7 for place in range(40)], start=NOON - 40 * HOUR), now=NOON)
+    market.compute(now=NOON)
+    bring_online(market, NOON)
+    old = market.catalog.view(TECHNICAL)
+    for table, copy in ((old.online_table, "online.copied"), (old.source_table, "features.copied")):
+        market.connection.execute(f"CREATE TABLE {copy} AS TABLE {table}".encode())
+        market.connection.execute(f"UPDATE {copy} SET atr = -1".encode())
+    new = replace(old, online_table="online.copied", source_table="features.copied")
+
+    async def values(backend: Backend) -> list[Any]:
+        database = market.repo.database
+        reader = Reader(AsyncPool(lambda: database.open_async(Session), 1))
+        found = []
+        for view in (old, new, old):
+            request = Request((Selection(view, ("atr",)),), Entities([EntityId("BTCUSDT", "1h")]), NOON)
+            found += [row["atr"] for row in (await reader.read(request, backend=backend, timeout=30)).rows()]
+        await reader.close()
+        return found
+
+    for backend in (Backend.ONLINE, Backend.TIMESCALEDB):
+        first, second, third = asyncio.run(values(backend))
+        assert first == third > 0
+        assert second == -1

@@ -12,6 +12,7 @@ import psycopg
 from featurectl.core import sources
 from featurectl.core.catalog import Selection, View
 from featurectl.core.connections import AsyncPool
+from featurectl.core.memo import Memo
 from featurectl.core.online import HistoryReads, Keys, OnlineReads, Source, emptiness
 from featurectl.core.serving.answer import Answer, Found, Request, ViewAnswer
 from featurectl.core.serving.breaker import Breaker
@@ -58,8 +59,8 @@ class Reader:
         self.cache = cache
         self.counters = Counters(log_seconds)
         self.breakers: dict[tuple[Source, str], Breaker] = {}
-        self._online: dict[tuple[str, tuple[str, ...]], OnlineReads] = {}
-        self._history: dict[tuple[str, tuple[str, ...]], HistoryReads] = {}
+        self._online: Memo[tuple[str, tuple[str, ...]], OnlineReads] = Memo(1000)
+        self._history: Memo[tuple[str, tuple[str, ...]], HistoryReads] = Memo(1000)
         self._probes: set[asyncio.Task[None]] = set()
 
     async def read(
@@ -364,22 +365,23 @@ class Reader:
             await asyncio.sleep(RETRY_PAUSE)
 
     def _online_reads(self, answer: ViewAnswer) -> OnlineReads:
-        known = self._online.get((answer.view.name, answer.features))
-        if known is None:
-            known = OnlineReads(Selection(answer.view, answer.features))
-            self._online[answer.view.name, answer.features] = known
+        asked = (answer.view.name, answer.features)
+        known = self._online.get(asked)
+        if known is None or known.view is not answer.view:
+            known = self._online.keep(asked, OnlineReads(Selection(answer.view, answer.features)))
         return known
 
     async def _history_reads(self, answer: ViewAnswer, deadline: Deadline) -> HistoryReads:
-        known = self._history.get((answer.view.name, answer.features))
-        if known is None:
+        asked = (answer.view.name, answer.features)
+        known = self._history.get(asked)
+        if known is None or known.view is not answer.view:
 
             async def describe(session: Session) -> dict[str, str]:
                 async with asyncio.timeout_at(deadline.at):
                     return sources.described(await session.execute(sources.described_by(answer.view)))
 
-            known = HistoryReads(Selection(answer.view, answer.features), await self._run(describe, deadline))
-            self._history[answer.view.name, answer.features] = known
+            types = await self._run(describe, deadline)
+            known = self._history.keep(asked, HistoryReads(Selection(answer.view, answer.features), types))
         return known
 
 
