@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 Names = Sequence[str] | None
 Time = datetime | str | None
 
-# A trading loop asks for the same entities again and again.
-_known_entities: Memo[tuple[str, ...], Entities] = Memo(256)
+# A trading loop asks for the same entities again and again. An id takes 1 kB, with what is made of it.
+MOST_KNOWN_IDS = 20_000
+_known_entities: Memo[tuple[str, ...], Entities] = Memo(MOST_KNOWN_IDS)
 
 
 def names(given: Names, argument: str = "feature_names") -> tuple[str, ...]:
@@ -53,7 +54,7 @@ def entities(given: Iterable[str]) -> Entities:
             known = _known_entities.get(given)
     if known is None:
         ids = _texts(given, "entity_ids", "ids", "name at least one, for example BTCUSDT_1h", InvalidEntityId)
-        known = _known_entities.keep(ids, Entities(map(parse_id_or_symbol, ids)))
+        known = _known_entities.keep(ids, Entities(map(parse_id_or_symbol, ids)), size=len(ids))
     return known
 
 

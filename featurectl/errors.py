@@ -100,6 +100,10 @@ class DatabaseUnreachable(DatabaseError):
     """The database can't be reached."""
 
 
+class LoginRefused(DatabaseUnreachable):
+    """The database answers, and lets nobody in with this user, password and name of a database."""
+
+
 class SchemaMissing(DatabaseError):
     """The database lacks featurectl's tables; run `featurectl apply`."""
 

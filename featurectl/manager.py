@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
 
 from featurectl import arguments
@@ -16,7 +15,7 @@ from featurectl.core.clock import Clock, system_clock
 from featurectl.core.config import Overrides
 from featurectl.core.db import Database
 from featurectl.core.serving.answer import Answer, OnlineRows, Request
-from featurectl.core.serving.paths import Backend
+from featurectl.core.serving.paths import Backend, Deadline
 from featurectl.core.serving.reader import Reader
 from featurectl.core.threads import Threads
 from featurectl.errors import ReadTimeout, UsageError
@@ -54,8 +53,10 @@ class FeastFeatureStoreManager:
     """One repository's features, for one event loop: ``async with FeastFeatureStoreManager() as manager: …``.
 
     ``repo`` and ``database_url`` are what ``-C`` and ``--database-url`` are on the command line. ``timeout`` is in
-    seconds, for each online read that names none of its own; other calls take the time they take. ``pool_size`` bounds
-    how many reads are under way at once, each on a connection, and how many other calls, each in a thread.
+    seconds, for each online read that names none of its own; other calls take the time they take, as does opening the
+    repository, for which a read's own time counts only. ``pool_size`` bounds how many reads are under way at once, each
+    on a connection, and how many other calls, each in a thread. In a forked process, and after its event loop has
+    ended, it opens anew.
 
     With ``cache_seconds``, rows of our online tables are kept for as long, unless featurectl or Feast writes to their
     table before. That takes a connection more, past any pooler in transaction mode; it is judged by age at each call
@@ -81,6 +82,8 @@ class FeastFeatureStoreManager:
         self._log_seconds = arguments.duration(log_seconds, "log_seconds")
         self._clock = clock
         self._opened: Opened | None = None
+        self._process: int | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._starting = asyncio.Lock()
         self._threads = Threads(pool_size)
 
@@ -105,7 +108,9 @@ class FeastFeatureStoreManager:
             ConfigError: there is no repository, or nothing says where its database is.
             DatabaseUnreachable: the database does not answer.
             SchemaMissing: nothing has been applied yet.
+            UsageError: it is in use in another event loop.
         """
+        self._arrive()
         async with self._starting:
             if self._opened is not None:
                 return
@@ -124,9 +129,31 @@ class FeastFeatureStoreManager:
 
     async def close(self) -> None:
         """Close every connection; a later call opens them anew."""
+        self._arrive()
         opened, self._opened = self._opened, None
         if opened is not None:
             await opened.close()
+
+    def _is_here(self) -> bool:
+        """Whether what this manager holds is of this process and event loop."""
+        return self._process == os.getpid() and self._loop is asyncio.get_running_loop()
+
+    def _arrive(self) -> None:
+        """Let go of what is another process's, or an event loop's that has ended.
+
+        Raises:
+            UsageError: it is in use in another event loop.
+        """
+        if self._is_here():
+            return
+        is_mine = self._loop is not None and not self._loop.is_closed() and self._process == os.getpid()
+        if self._opened is not None and is_mine:
+            raise UsageError("this manager is in use in another event loop; make one for each")
+        opened, self._opened = self._opened, None
+        self._process, self._loop = os.getpid(), asyncio.get_running_loop()
+        self._starting, self._threads = asyncio.Lock(), Threads(self._pool_size)
+        if opened is not None:
+            opened.abandon()
 
     @property
     def _reader(self) -> Reader | None:
@@ -189,15 +216,17 @@ class FeastFeatureStoreManager:
     ) -> Answer:
         """Return the answer that both forms above are made of."""
         path, limit = arguments.backend(backend), arguments.seconds(timeout)
+        deadline = Deadline.after(limit or self._timeout)
         opened = self._opened
-        if opened is None:
-            opened, limit = await self._opened_within(limit)
+        if opened is None or not self._is_here():
+            opened = await self._opened_by(deadline if limit else Deadline())
+            if not limit:
+                deadline = Deadline.after(self._timeout)
         opened.look_again()
-        limit = limit or self._timeout
         if as_of is not None and path in (Backend.ONLINE, Backend.FEAST):
             raise UsageError(f"an online store holds no past; leave out as_of, or backend '{path}'")
         request = Request(
-            await opened.select((arguments.names(feature_names), feature_service_name), limit),
+            await opened.select((arguments.names(feature_names), feature_service_name), deadline),
             arguments.entities(entity_ids),
             arguments.instant(as_of, "as_of", now=self._clock()),
             as_of is not None,
@@ -205,23 +234,22 @@ class FeastFeatureStoreManager:
             allow_stale,
         )
         return await opened.reader.read(
-            request, backend=path, timeout=limit, notes=opened.notes, degraded=opened.degraded
+            request, deadline=deadline, backend=path, notes=opened.notes, degraded=opened.degraded
         )
 
-    async def _opened_within(self, seconds: float | None) -> tuple[Opened, float | None]:
-        """Initialize in the time of a call that names one; return how much of it is left."""
-        started = monotonic()
-        limit = asyncio.timeout(seconds)
+    async def _opened_by(self, deadline: Deadline) -> Opened:
+        """Initialize in the time of a call."""
+        limit = asyncio.timeout_at(deadline.at)
         try:
             async with limit:
                 await self.initialize()
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            raise ReadTimeout(f"no answer within {seconds:g} s; give it more time") from error
+            raise ReadTimeout(f"no answer within {deadline.seconds:g} s; give it more time") from error
         if self._opened is None:
             raise UsageError("the manager was closed while it was opened; use it before it is closed")
-        return self._opened, None if seconds is None else max(1e-3, seconds - (monotonic() - started))
+        return self._opened
 
     def counters(self) -> dict[str, Any]:
         """Return what has been read since :meth:`initialize`: ``views`` by name, and ``failed`` calls by error.
@@ -421,13 +449,14 @@ class FeastFeatureStoreManager:
         if isinstance(answer, BaseException):
             answer = health.unreachable(str(answer))
         opened = self._opened
-        if opened is None:
+        if opened is None or error is not None:
             return health.Health(answer, error=str(error or "") or None).report()
         notes = tuple(filter(None, [*opened.notes, opened.degraded]))
         return health.Health(answer, opened.reader, opened.catalog, notes).report()
 
     async def _found(self) -> tuple[Database, Rescue | None]:
         """Return the database, and how it was found where the repository's configuration can't be used."""
+        self._arrive()
         opened = self._opened
         return (opened.database, opened.rescue) if opened is not None else await find_database(self._overrides)
 

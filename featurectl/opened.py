@@ -17,6 +17,7 @@ from featurectl.core.memo import Memo
 from featurectl.core.registry_age import RegistryWatch
 from featurectl.core.schema import too_new
 from featurectl.core.serving.cache import OnlineCache
+from featurectl.core.serving.paths import Deadline
 from featurectl.core.serving.reader import Reader
 from featurectl.core.serving.session import Session
 from featurectl.errors import (
@@ -75,7 +76,7 @@ class Opened:
         log_seconds: float,
     ) -> None:
         async def connect() -> Session:
-            return await database.open_async(Session)
+            return await self.database.open_async(Session)
 
         self.database = database
         self.rescue = rescue
@@ -113,6 +114,10 @@ class Opened:
             await asyncio.wait([self._looking])
         await self.reader.close()
 
+    def abandon(self) -> None:
+        """Let go of connections where the event loop has ended, or is another process's."""
+        self.reader.abandon()
+
     @property
     def degraded(self) -> str | None:
         """What is wrong with every answer."""
@@ -120,7 +125,7 @@ class Opened:
 
     # --- features by name --------------------------------------------------------------------------------------------
 
-    async def select(self, wanted: Wanted, timeout: float | None) -> tuple[Selection, ...]:
+    async def select(self, wanted: Wanted, deadline: Deadline) -> tuple[Selection, ...]:
         """Return features that are served online, by the catalog, or by Feast's registry where it has more.
 
         Raises:
@@ -136,27 +141,28 @@ class Opened:
                 if wanted[1] and not known:
                     raise NotFound(f"service '{wanted[1]}' has no features that are stored")
             except NotFound as error:
-                known = await self._select_beyond(catalog, wanted, error, timeout)
+                known = await self._select_beyond(catalog, wanted, error, deadline)
             if catalog is self.catalog:
                 self._selections.keep(wanted, known)
         return known
 
     async def _select_beyond(
-        self, catalog: Catalog, wanted: Wanted, error: NotFound, timeout: float | None
+        self, catalog: Catalog, wanted: Wanted, error: NotFound, deadline: Deadline
     ) -> tuple[Selection, ...]:
         """Choose among what Feast's registry has beside the catalog too, where it may have what was not found."""
         from featurectl.core.registry_names import may_be_in_registry  # 1 ms, and most names are found
 
         config = self.database.config
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout_at(deadline.at):
                 if self.degraded or not await self.reader.pool.run(
                     lambda one: may_be_in_registry(one, config, catalog, *wanted)
                 ):
                     raise error
                 return (await self._foreign.beyond(catalog)).select(*wanted, online=True)
         except TimeoutError as late:
-            raise ReadTimeout(f"{error}; Feast may know it, and did not say so within {timeout:g} s") from late
+            said = f"{error}; Feast may know it, and did not say so within {deadline.seconds:g} s"
+            raise ReadTimeout(said) from late
         except (psycopg.Error, OSError, ValueError):
             raise error from None
         except FeastUnavailable as unavailable:
@@ -214,14 +220,14 @@ class Opened:
     async def _refresh(self) -> None:
         try:
             if self.rescue is not None:
-                self._recover(self.rescue.config)
+                await self._recover(self.rescue.config)
             await self._read_catalog(LOOK_SECONDS)
         except TimeoutError:
             _log.warning("the catalog can't be read again: no answer within %g s", LOOK_SECONDS)
         except Exception as error:  # what was read before goes on serving
             _log.warning("the catalog can't be read again: %s", error)
 
-    def _recover(self, without_file: Config) -> None:
+    async def _recover(self, without_file: Config) -> None:
         """Take the repository's configuration where it can be used again, and says what was found without it."""
         try:
             config = load_config(self._overrides)
@@ -230,4 +236,6 @@ class Opened:
         if (config.project, config.database_url) == (without_file.project, without_file.database_url):
             self.rescue, self.database = None, Database(config)
             self._registry = RegistryWatch(config)
-            self.reader.foreign = self._foreign = FeastReads(self.database)
+            before, self._foreign = self._foreign, FeastReads(self.database)
+            self.reader.foreign = self._foreign
+            await before.close()

@@ -24,6 +24,7 @@ from featurectl.core.ingest import Merged, merge_candles
 from featurectl.core.schema import table_identifier
 from featurectl.core.serving.answer import Entities, EntityFeatures
 from featurectl.core.serving.answer import Request as OnlineRequest
+from featurectl.core.serving.paths import Deadline
 from featurectl.core.serving.reader import Reader
 from featurectl.core.serving.session import Session
 from tests.fix_repository import Repo
@@ -63,7 +64,7 @@ class Market:
             database = self.repo.database
             reader = Reader(AsyncPool(lambda: database.open_async(Session), 1))
             try:
-                return (await reader.read(wanted, timeout=30)).by_entity()
+                return (await reader.read(wanted, deadline=Deadline.after(30))).by_entity()
             finally:
                 await reader.close()
 

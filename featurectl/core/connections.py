@@ -1,7 +1,7 @@
 """Connections for reads and writes of a few rows: opened when needed, kept for the next caller, replaced when lost.
 
-Two pools alike, one for threads and one for coroutines. Neither has threads or tasks of its own, so that it works in
-any thread and in any event loop, and costs nothing when it rests.
+Two pools alike, one for any threads and one for the coroutines of one event loop. Neither has threads or tasks of its
+own, so that it costs nothing when it rests. A process that is forked makes its own.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ C = TypeVar("C", bound=AsyncConnection)
 def _is_lost(connection: Connection | AsyncConnection, error: BaseException) -> bool:
     """Tell whether the same statement may well work on another connection.
 
-    That is so when this one is gone, or when it has prepared a statement over a table that has since changed.
+    That is so when this one is gone, or when it has prepared a statement over a table that has since changed; the
+    server says that in its own language.
     """
-    return connection.closed or (isinstance(error, pg.FeatureNotSupported) and "cached plan" in str(error))
+    return connection.closed or isinstance(error, pg.FeatureNotSupported)
 
 
 def _is_reusable(connection: Connection | AsyncConnection) -> bool:
@@ -147,6 +148,11 @@ class AsyncPool(Generic[C]):
                 self._slots.release()
                 raise
 
+    @property
+    def is_mine(self) -> bool:
+        """Whether this process, and not the one it was forked from, opened the pool."""
+        return self._owner == os.getpid()
+
     def report(self) -> dict[str, int]:
         """Return how many connections there may be, are used, and rest, for `health`."""
         return {
@@ -158,7 +164,7 @@ class AsyncPool(Generic[C]):
 
     async def close(self) -> None:
         """Close what is idle; a later call opens anew."""
-        while self._idle:
+        while self._idle and self.is_mine:
             await self._idle.pop().close()
 
     def finish(self) -> None:

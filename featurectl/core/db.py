@@ -23,6 +23,7 @@ from featurectl.errors import (
     FeaturectlError,
     Interrupted,
     LockHeld,
+    LoginRefused,
     PermissionDenied,
     SchemaMissing,
     StatementTimeout,
@@ -32,6 +33,10 @@ APPLICATION_NAME = "featurectl"
 # What a database or role may have set otherwise. JIT costs more than it saves on statements of a few thousand rows.
 _SESSION = {"timezone": "UTC", "datestyle": "ISO", "extra_float_digits": "1", "jit": "off"}
 _SESSION_OPTIONS = " ".join(f"-c {name}={value}" for name, value in _SESSION.items())
+
+# What a server says that will say the same again; libpq gives no code for what happens while it connects.
+_LOGIN = ("password", "authentication", "no pg_hba.conf", "not permitted to log in")
+_REFUSALS = (*_LOGIN, "does not exist", "permission denied")
 
 # A connection that is kept open notices within half a minute that the other end has gone without a word.
 _KEEPALIVES = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3}
@@ -88,7 +93,7 @@ class Database:
             return self._connected(url, read_only)
         except psycopg.OperationalError as error:
             if not self.is_embedded:
-                raise DatabaseUnreachable(f"{_place(url)} {_reason(error)}; {_next_step(error)}") from error
+                raise _unreachable(url, error) from error
         # The pid file outlived its server, or the server is on its way up or down.
         return self._connected(self._started(), read_only)
 
@@ -104,7 +109,7 @@ class Database:
                 return await self._connected_async(kind, url)
         except psycopg.OperationalError as error:
             if not self.is_embedded:
-                raise DatabaseUnreachable(f"{_place(url or '')} {_reason(error)}; {_next_step(error)}") from error
+                raise _unreachable(url or "", error) from error
         return await self._connected_async(kind, await asyncio.to_thread(self._started))
 
     def _started(self) -> str:
@@ -159,7 +164,13 @@ def _conninfo(url: str, connect_timeout: float, statement_timeout: float, read_o
     if read_only:
         options += " -c default_transaction_read_only=on"
     seconds = max(2, round(connect_timeout))
-    return make_conninfo(url, application_name=APPLICATION_NAME, connect_timeout=seconds, options=options)
+    return make_conninfo(
+        url,
+        application_name=APPLICATION_NAME,
+        connect_timeout=seconds,
+        client_encoding="UTF8",  # whatever PGCLIENTENCODING or the database say: so are parameters sent
+        options=options,
+    )
 
 
 def _corrections(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> Iterator[LiteralString]:
@@ -214,9 +225,14 @@ def _place(url: str) -> str:
     return f"database '{parts.get('dbname') or parts.get('user') or 'postgres'}' on {host}:{port}:"
 
 
+def _unreachable(url: str, error: psycopg.Error) -> DatabaseUnreachable:
+    kind = LoginRefused if any(words in str(error) for words in _REFUSALS) else DatabaseUnreachable
+    return kind(f"{_place(url)} {_reason(error)}; {_next_step(error)}")
+
+
 def _next_step(error: psycopg.Error) -> str:
     text = str(error)
-    if "password" in text or "authentication" in text or "no pg_hba.conf" in text:
+    if any(words in text for words in _LOGIN):
         return "check user and password in FEATURECTL_DATABASE_URL"
     if "does not exist" in text:
         return "create it, or correct FEATURECTL_DATABASE_URL"

@@ -355,7 +355,7 @@ class TimescaleOnlineStore(OnlineStore):  # type: ignore[misc]
 
     def _async_pool(self, config: RepoConfig) -> AsyncPool[AsyncConnection]:
         loop = asyncio.get_running_loop()
-        if loop not in self._async_pools:
+        if loop not in self._async_pools or not self._async_pools[loop].is_mine:
             # A pool that somebody once waited for holds on to its loop, and so would this dictionary.
             for ended in [one for one in self._async_pools if one.is_closed()]:
                 self._async_pools.pop(ended).finish()

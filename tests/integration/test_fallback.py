@@ -13,14 +13,16 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
+import featurectl.core.serving.reader
 import featurectl.opened
 from featurectl.core.serving.answer import OnlineRows
 from featurectl.core.serving.breaker import Breaker, State
 from featurectl.core.serving.reader import Reader
-from featurectl.errors import DatabaseError, ReadTimeout, SchemaMissing
+from featurectl.errors import DatabaseError, LoginRefused, ReadTimeout, SchemaMissing
 from featurectl.manager import FeastFeatureStoreManager
 from tests import faults
 from tests.drill import EVENT, MARKET, SENTIMENT, SLACK, TECHNICAL, VIEWS, Ground, bring_online, expected, fill
@@ -251,6 +253,33 @@ def test_a_locked_table_costs_one_call_half_its_time_and_later_calls_none(ground
         assert (await read(manager)).degraded is None
 
     run(ground, body, timeout=1.0)
+
+
+def test_callers_in_a_hurry_cost_others_nothing(ground: Ground) -> None:
+    """A call that leaves a path no time to answer says nothing about it; three in a row that leave it little do."""
+
+    async def body(manager: FeastFeatureStoreManager) -> None:
+        for _ in range(5):
+            with contextlib.suppress(ReadTimeout):
+                await read(manager, timeout=1e-3)
+        assert state(manager) is State.CLOSED
+        assert (await read(manager)).degraded is None
+        with faults.table_locked(ground):
+            for opened in (State.CLOSED, State.CLOSED, State.OPEN):
+                with contextlib.suppress(ReadTimeout):
+                    await read(manager, timeout=0.2)
+                assert state(manager) is opened
+        with contextlib.suppress(ReadTimeout):
+            await read(manager, timeout=0.01)
+        # A probe has time of its own.
+        began = time.monotonic()
+        while state(manager) is not State.CLOSED:
+            with contextlib.suppress(ReadTimeout):
+                await read(manager, timeout=1e-3)
+            await asyncio.sleep(0.05)
+            assert time.monotonic() - began < 8
+
+    run(ground, body)
 
 
 def test_calls_that_wait_for_a_connection_do_not_wait_for_the_locked_table_too(ground: Ground) -> None:
@@ -484,6 +513,46 @@ def test_a_database_that_stays_away_ends_a_call_in_time_and_says_why(ground: Gro
         assert (rows.source, rows.degraded) == ("online", None)
 
     run(ground, body, timeout=1.0)
+
+
+def test_a_call_without_end_does_not_wait_for_ever(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(featurectl.core.serving.reader, "RETRY_SECONDS", 0.6)
+
+    async def body(manager: FeastFeatureStoreManager) -> None:
+        await read(manager)
+        for _ in range(2):
+            with faults.connections_refused(ground):
+                began = time.monotonic()
+                with pytest.raises(DatabaseError, match="not currently accepting connections"):
+                    await read(manager)
+                assert 0.4 <= time.monotonic() - began < 0.6 + SLACK
+        assert (await read(manager)).degraded is None
+
+    run(ground, body, timeout=None)
+
+
+@pytest.mark.parametrize("timeout", [20.0, None])
+def test_a_database_that_lets_the_role_in_no_more_is_not_waited_for(ground: Ground, timeout: float | None) -> None:
+    role = f"featurectl_{uuid.uuid4().hex[:8]}"
+    parts = urlsplit(ground.url)
+    guest = urlunsplit(parts._replace(netloc=f"{role}:secret@{parts.netloc.rpartition('@')[2]}"))
+
+    async def body(manager: FeastFeatureStoreManager) -> None:
+        await read(manager)
+        with ground.connect() as connection:
+            connection.execute(f"ALTER ROLE {role} NOLOGIN".encode())
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [role])
+        began = time.monotonic()
+        with pytest.raises(LoginRefused, match="check user and password"):
+            await read(manager)
+        assert time.monotonic() - began < 3
+
+    with ground.connect() as connection:
+        connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret' IN ROLE pg_read_all_data".encode())
+        try:
+            run(ground, body, timeout=timeout, database_url=guest)
+        finally:
+            connection.execute(f"DROP ROLE {role}".encode())
 
 
 # --- definitions, registry and Feast ---------------------------------------------------------------------------------

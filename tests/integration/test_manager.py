@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import pickle
 import subprocess
@@ -24,6 +25,7 @@ import featurectl
 from featurectl import FeastFeatureStoreManager, get_offline_features, get_online_features
 from featurectl.core import catalog as catalogs
 from featurectl.core.catalog import Field
+from featurectl.core.serving.paths import Deadline
 from featurectl.errors import (
     ConfigError,
     DatabaseUnreachable,
@@ -152,6 +154,145 @@ def test_what_keeps_it_from_starting_is_said_and_may_pass(shop: Repo, tmp_path: 
 def test_settings_that_can_not_be_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         FeastFeatureStoreManager(**options)
+
+
+# --- processes and event loops ---------------------------------------------------------------------------------------
+
+
+def test_a_manager_goes_from_an_event_loop_that_has_ended_to_the_next(shop: Repo) -> None:
+    """With what it had in memory: nobody has heard since of what was written."""
+    manager = manager_of(shop, cache_seconds=600)
+    wrong: list[Any] = []
+
+    async def read(*, kept: bool) -> Any:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: wrong.append(context))
+        async with asyncio.timeout(20):
+            while True:
+                rows = await manager.get_online_features_rows(["A_1h"], NAMES)
+                if not kept or manager.counters()["views"]["technical_indicators_view"].get("cache", {}).get("hits"):
+                    return rows[0]["rsi_14"], rows.source
+                await asyncio.sleep(0.02)
+
+    for value in (1.0, 11.0, 12.0):
+        shop.rows(f"UPDATE {ONLINE} SET rsi_14 = %s WHERE symbol = 'A' RETURNING 1", value)
+        assert asyncio.run(read(kept=True)) == (value, "online")
+        assert not asyncio.run(manager.list_feature_services())[0]["by_feast"]
+    asyncio.run(manager.close())
+    gc.collect()
+    assert not wrong
+    asyncio.run(until(lambda: sessions(shop) == 1))
+
+
+def test_a_manager_in_use_in_another_event_loop_says_so(shop: Repo) -> None:
+    async def main(manager: FeastFeatureStoreManager) -> None:
+        def elsewhere() -> list[str]:
+            said = []
+            for call in (
+                lambda: manager.get_online_features_rows(["A_1h"], NAMES),
+                manager.list_feature_services,
+                manager.initialize,
+                manager.close,
+            ):
+                with pytest.raises(UsageError) as refused:
+                    asyncio.run(call())  # type: ignore[arg-type]
+                said.append(str(refused.value))
+            return said
+
+        said = await asyncio.to_thread(elsewhere)
+        assert set(said) == {"this manager is in use in another event loop; make one for each"}
+        assert (await manager.get_online_features_rows(["A_1h"], NAMES))[0]["rsi_14"] == 1
+
+    on(shop, main)
+
+
+def test_symbols_beyond_ascii_are_found_whatever_the_client_s_encoding(
+    shop: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.rows(f"UPDATE {ONLINE} SET symbol = 'MÜNZE' WHERE symbol = 'A' RETURNING 1")
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+
+    async def main(manager: FeastFeatureStoreManager) -> None:
+        (row,) = await manager.get_online_features_rows(["MÜNZE_1h"], NAMES)
+        assert (row["symbol"], row["rsi_14"]) == ("MÜNZE", 1.0)
+        assert (await manager.get_feature_statistics(["rsi_14"], entity_ids=["MÜNZE_1h"]))["count"].tolist() == [0]
+
+    on(shop, main)
+
+
+def test_opening_choosing_and_reading_share_the_time_of_a_call(shop: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only Feast may know is looked for in a registry that is locked, for the most of it."""
+    from featurectl.opened import Opened
+
+    async def main(manager: FeastFeatureStoreManager) -> None:
+        chosen = await manager._opened.select((tuple(NAMES), None), Deadline())  # type: ignore[union-attr]
+
+        async def slowly(*_: Any) -> Any:
+            await asyncio.sleep(0.8)
+            return chosen
+
+        monkeypatch.setattr(Opened, "_select_beyond", slowly)
+        with shop.connect() as connection, connection.transaction():
+            connection.execute(f"LOCK TABLE {ONLINE}, features.technical_indicators IN ACCESS EXCLUSIVE MODE".encode())
+            for words in ({"timeout": 1.0}, {}):
+                began = time.monotonic()
+                with pytest.raises(ReadTimeout, match="no answer within 1 s"):
+                    await manager.get_online_features_rows(["A_1h"], ["no_view:x"], **words)  # type: ignore[arg-type]
+                assert 1.0 <= time.monotonic() - began < 1.5
+                manager._opened._selections.clear()  # type: ignore[union-attr]
+
+    on(shop, main, timeout=1.0)
+
+
+def test_a_forked_process_opens_its_own_and_leaves_its_parent_s_alone(shop: Repo) -> None:
+    """Neither reads the other's answers, and the parent goes on hearing of its own."""
+    program = """
+        import asyncio, os, sys
+        from datetime import UTC, datetime
+        from featurectl import FeastFeatureStoreManager
+
+        now = datetime(2024, 1, 1, 0, 30, tzinfo=UTC)
+        manager = FeastFeatureStoreManager(sys.argv[1], clock=lambda: now, timeout=3)
+
+        async def read(name):
+            rows = await manager.get_online_features_rows(["A_1h"], [name])
+            return rows[0][name], rows.source
+
+        async def closed():
+            await manager.close()
+
+        def forked(*work):
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    for one, wanted in work:
+                        found = asyncio.run(one())
+                        assert found == wanted, found
+                    code = 0
+                finally:
+                    os._exit(code)
+            return os.waitpid(child, 0)[1]
+
+        async def parent():
+            for _ in range(3):
+                assert await read("rsi_14") == (1.0, "online")
+                assert forked((lambda: read("macd"), (7.0, "online")), (closed, None)) == 0
+                assert await read("rsi_14") == (1.0, "online")
+                assert forked((closed, None)) == 0
+            assert await read("macd") == (7.0, "online")
+            await manager.close()
+
+        asyncio.run(parent())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), shop.root],
+        env=shop.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # --- concurrency, cancellation, timeouts -----------------------------------------------------------------------------

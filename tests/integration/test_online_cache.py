@@ -22,7 +22,7 @@ from featurectl.core.materialize import materialize_view
 from featurectl.core.serving import listener
 from featurectl.core.serving.answer import Answer, Entities, EntityFeatures, Request
 from featurectl.core.serving.cache import OnlineCache
-from featurectl.core.serving.paths import Backend
+from featurectl.core.serving.paths import Backend, Deadline
 from featurectl.core.serving.reader import Reader
 from featurectl.core.serving.session import Query, Rows, Session
 from featurectl.core.times import Window
@@ -53,6 +53,10 @@ class GatedSession(Session):
         if GatedSession.gate is not None:
             await GatedSession.gate.wait()
         return rows
+
+
+async def read_within(reader: Reader, request: Request, seconds: float, **options: Any) -> Answer:
+    return await reader.read(request, deadline=Deadline.after(seconds), **options)
 
 
 class Served:
@@ -116,7 +120,7 @@ class Served:
         return Request((chosen,), entities, as_of or self.now, as_of is not None, **options)
 
     def answer(self, *ids: str, features: Sequence[str] = (), backend: Backend = Backend.AUTO) -> Answer:
-        answer = self.run(self.reader.read(self.request(ids, *features), backend=backend, timeout=2))
+        answer = self.run(read_within(self.reader, self.request(ids, *features), 2, backend=backend))
         assert isinstance(answer, Answer)
         return answer
 
@@ -223,9 +227,9 @@ def test_a_row_past_its_ttl_is_withheld_however_long_it_is_kept(served: Served) 
         served.now += timedelta(microseconds=1)
         assert served.read(BTC) == (None, "OUTSIDE_MAX_AGE", "online")
         request = served.request([BTC], "rsi_14", allow_stale=True)
-        assert served.run(served.reader.read(request, timeout=2)).rows()[0]["rsi_14"] == 1.0
+        assert served.run(read_within(served.reader, request, 2)).rows()[0]["rsi_14"] == 1.0
         request = served.request([BTC], "rsi_14", max_age=MINUTE)
-        assert served.run(served.reader.read(request, timeout=2)).rows()[0]["rsi_14"] is None
+        assert served.run(read_within(served.reader, request, 2)).rows()[0]["rsi_14"] is None
     assert served.hits == 4
 
 
@@ -270,7 +274,7 @@ def test_a_row_read_before_a_write_is_not_kept_after_it(served: Served) -> None:
 
     async def race() -> Answer:
         GatedSession.gate, before = asyncio.Event(), GatedSession.arrived
-        reading = asyncio.ensure_future(served.reader.read(served.request([BTC], "rsi_14"), timeout=5))
+        reading = asyncio.ensure_future(read_within(served.reader, served.request([BTC], "rsi_14"), 5))
         try:
             while GatedSession.arrived == before:
                 await asyncio.sleep(0.001)
@@ -426,8 +430,8 @@ def test_answers_are_those_without_a_cache(market: Market, serve: Callable[..., 
             options["as_of"] = served.now - draw.choice([-5, 0, 5, 60, 200]) * MINUTE
         features = draw.choice([FEATURES, FEATURES[:2], ("atr",)])
         request = served.request(draw.choices(ids, k=draw.randint(1, 3)), *features, **options)
-        found = served.run(served.reader.read(request, backend=backend, timeout=5))
-        wanted = served.run(served.plain.read(request, backend=backend, timeout=5))
+        found = served.run(read_within(served.reader, request, 5, backend=backend))
+        wanted = served.run(read_within(served.plain, request, 5, backend=backend))
         assert shown(found) == shown(wanted), f"seed {seed}, step {step}: {request}"
         degraded += bool(wanted.reasons)
     cache = served.reader.counters.report()["views"][VIEW]["cache"]

@@ -22,7 +22,7 @@ from featurectl.core.entity import EntityId
 from featurectl.core.ingest import merge_candles
 from featurectl.core.materialize import materialize
 from featurectl.core.serving.answer import Entities, OnlineRows, Request
-from featurectl.core.serving.paths import Backend
+from featurectl.core.serving.paths import Backend, Deadline
 from featurectl.core.serving.reader import Reader
 from featurectl.core.serving.session import Session
 from featurectl.core.times import Window
@@ -547,7 +547,9 @@ def test_a_read_under_old_definitions_leaves_nothing_behind_for_those_under_new_
         found = []
         for view in (old, new, old):
             request = Request((Selection(view, ("atr",)),), Entities([EntityId("BTCUSDT", "1h")]), NOON)
-            found += [row["atr"] for row in (await reader.read(request, backend=backend, timeout=30)).rows()]
+            found += [
+                row["atr"] for row in (await reader.read(request, backend=backend, deadline=Deadline.after(30))).rows()
+            ]
         await reader.close()
         return found
 

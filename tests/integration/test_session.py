@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import time
@@ -214,3 +215,58 @@ def test_a_connection_leaves_no_file_descriptor_however_it_ends(repo: Repo) -> N
 
     repo.rows("SELECT 1")
     asyncio.run(run())
+
+
+def test_a_connection_stays_registered_from_one_query_to_the_next(repo: Repo) -> None:
+    async def work(connection: Session) -> None:
+        watches = set()
+        for _ in range(50):
+            await connection.fetch([statement(1)])
+            await asyncio.sleep(0)
+            watches.add(connection._watch)
+        assert len(watches) == 1
+
+    on_session(repo, work)
+
+
+def test_work_on_a_connection_that_is_lost_is_done_again_where_it_was_an_old_one(repo: Repo) -> None:
+    async def run() -> list[int]:
+        pool = AsyncPool(lambda: repo.database.open_async(Session), 1)
+        calls = 0
+
+        async def lose(connection: Session) -> None:
+            nonlocal calls
+            calls += 1
+            connection.pgconn.finish()
+            await connection.fetch([statement(1)])
+
+        counts = []
+        for _ in range(2):
+            calls = 0
+            with pytest.raises(psycopg.OperationalError):
+                await pool.run(lose)
+            counts.append(calls)
+            assert await pool.run(lambda one: one.fetch([statement(1)])) == [[(1, INSTANT)]]
+        assert pool.report() == {"size": 1, "open": 1, "in_use": 0, "idle": 1}
+        await pool.close()
+        return counts
+
+    assert asyncio.run(run()) == [1, 2]
+
+
+def test_too_many_open_files_are_named(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(connection: Session) -> None:
+        await connection.fetch([statement(1)])
+        connection._stop_watching()
+
+        def full(_: int) -> int:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "dup", full)
+            with pytest.raises(psycopg.OperationalError, match="the connection is lost: Too many open files"):
+                await connection.fetch([statement(1)])
+        await connection.close()
+        gc.collect()
+
+    on_session(repo, work)

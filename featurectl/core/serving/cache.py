@@ -146,6 +146,11 @@ class OnlineCache:
         await self._listener.close()
         self.forget()
 
+    def abandon(self) -> None:
+        """Do what :meth:`close` does, where the event loop has ended, or is another process's."""
+        self._listener.abandon()
+        self.forget()
+
     def _drop_oldest(self, count: int) -> None:
         for _ in range(count):
             filled = [entries for shelf in self._shelves.values() for entries in shelf.entries.values() if entries]

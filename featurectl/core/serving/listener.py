@@ -17,7 +17,7 @@ import psycopg
 from featurectl.core.connections import AsyncConnection, AsyncPool, finish
 from featurectl.core.queries import query
 from featurectl.core.redact import redact
-from featurectl.errors import DatabaseError, FeaturectlError
+from featurectl.errors import DatabaseError
 
 _log = logging.getLogger("featurectl")
 
@@ -52,6 +52,7 @@ class Listener:
         self._pause, self._try_at = PAUSE, 0.0
         self._was_lost = False
         self._socket: int | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._owner = os.getpid()
         weakref.finalize(self, finish, self._connections, self._owner)
 
@@ -67,13 +68,18 @@ class Listener:
             await asyncio.wait([self._starting])
         self._disconnect()
 
+    def abandon(self) -> None:
+        """Stop listening where the event loop has ended, or is another process's."""
+        self._socket, self._starting = None, None
+        self._disconnect()
+
     async def _start(self) -> None:
         """Begin to listen; where that can't be, say so in the log, and try again later."""
         try:
             connection = await self._open()
             self._connections.append(connection)
             await self._make_sure(connection)
-        except (psycopg.Error, OSError, FeaturectlError) as error:
+        except Exception as error:  # whatever it is, nothing is heard
             self._lose(error)
         else:
             self._attach(connection)
@@ -109,8 +115,8 @@ class Listener:
         return {transaction for (transaction,) in await cursor.fetchall()}
 
     def _attach(self, connection: AsyncConnection) -> None:
-        self._socket = connection.fileno()
-        asyncio.get_running_loop().add_reader(self._socket, self._take, connection)
+        self._socket, self._loop = connection.fileno(), asyncio.get_running_loop()
+        self._loop.add_reader(self._socket, self._take, connection)
         if self._was_lost:
             _log.info("writes to online tables are heard of again, and rows cached")
         self.is_listening, self._was_lost, self._pause = True, False, PAUSE
@@ -135,9 +141,9 @@ class Listener:
         self._was_lost = True
 
     def _disconnect(self) -> None:
-        if self._socket is not None:
+        if self._socket is not None and self._loop is not None:
             # libpq may have closed it already; the loop is still to forget it.
-            asyncio.get_running_loop().remove_reader(self._socket)
+            self._loop.remove_reader(self._socket)
             self._socket = None
         if self.is_listening:
             self.is_listening = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,10 +16,13 @@ from featurectl.core.catalog import Selection, View
 from featurectl.core.db import translate
 from featurectl.core.online import Key, Source
 from featurectl.core.serving.answer import Found, ViewAnswer
-from featurectl.errors import DatabaseUnreachable, FeastUnavailable, FeaturectlError, ReadTimeout
+from featurectl.errors import DatabaseUnreachable, FeastUnavailable, FeaturectlError, LoginRefused, ReadTimeout
 
 T = TypeVar("T")
 
+# A path that does not answer for so many seconds is dead. Below, it may be the caller who is in a hurry: one failure of
+# several; and what takes less than the second is none.
+DEAD_SECONDS, HURRY_SECONDS = 0.25, 0.01
 # What a path may take of the time that a call has left, where another can answer too.
 FIRST_SHARE = 0.5
 
@@ -34,13 +38,19 @@ class Backend(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """When a call's time is over, in seconds of the event loop's clock."""
+    """When a call's time is over, by the event loop's clock, and how many seconds that is from its beginning."""
 
     at: float | None = None
+    seconds: float | None = None
 
     @classmethod
     def after(cls, seconds: float | None) -> Deadline:
-        return cls() if seconds is None else cls(asyncio.get_running_loop().time() + seconds)
+        return cls() if seconds is None else cls(asyncio.get_running_loop().time() + seconds, seconds)
+
+    def or_later(self, seconds: float) -> Deadline:
+        """Return the same, or one that is so many seconds away, if that is later or there is none."""
+        other = Deadline.after(seconds)
+        return self if self.at is not None and other.at is not None and self.at > other.at else other
 
     def share(self) -> float | None:
         """Return when a path that begins now is given up for another."""
@@ -49,9 +59,9 @@ class Deadline:
         now = asyncio.get_running_loop().time()
         return now + (self.at - now) * FIRST_SHARE
 
-    def is_after(self, seconds: float) -> bool:
-        """Whether that much time is left."""
-        return self.at is None or self.at - asyncio.get_running_loop().time() > seconds
+    def left(self) -> float:
+        """Return how many seconds are left."""
+        return math.inf if self.at is None else self.at - asyncio.get_running_loop().time()
 
 
 class Foreign(Protocol):
@@ -90,16 +100,24 @@ async def limited(reading: Awaitable[T], source: Source, answers: Sequence[ViewA
         raise too_late(source, answers, monotonic() - started) from error
 
 
-def too_late(source: Source, answers: Sequence[ViewAnswer], seconds: float) -> ReadTimeout:
+class PathTimeout(ReadTimeout):
+    """A path did not answer within its share of a call's time."""
+
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
+def too_late(source: Source, answers: Sequence[ViewAnswer], seconds: float) -> PathTimeout:
     """Return the error of a first path that did not answer for some views in its time."""
     names = ", ".join(answer.view.name for answer in answers)
-    return ReadTimeout(f"{_PLACES[source]} did not answer for {names} within {seconds:.2g} s")
+    return PathTimeout(f"{_PLACES[source]} did not answer for {names} within {seconds:.2g} s", seconds)
 
 
 def may_come_back(error: BaseException) -> bool:
-    """Tell whether it is the connection that failed, and not the statement."""
+    """Tell whether it is the connection that failed, and neither the statement nor the login."""
     if not isinstance(error, psycopg.OperationalError):
-        return isinstance(error, DatabaseUnreachable)
+        return isinstance(error, DatabaseUnreachable) and not isinstance(error, LoginRefused)
     state = error.sqlstate or ""
     return not state or state.startswith(("08", "57P")) or state == "53300"
 

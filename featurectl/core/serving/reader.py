@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from time import monotonic
 from typing import Any, TypeVar
@@ -18,7 +19,18 @@ from featurectl.core.serving.answer import Answer, Found, Request, ViewAnswer
 from featurectl.core.serving.breaker import Breaker
 from featurectl.core.serving.cache import OnlineCache
 from featurectl.core.serving.counters import Counters
-from featurectl.core.serving.paths import Backend, Deadline, Foreign, as_ours, limited, may_come_back, too_late
+from featurectl.core.serving.paths import (
+    DEAD_SECONDS,
+    HURRY_SECONDS,
+    Backend,
+    Deadline,
+    Foreign,
+    PathTimeout,
+    as_ours,
+    limited,
+    may_come_back,
+    too_late,
+)
 from featurectl.core.serving.session import Query, Rows, Session
 from featurectl.errors import (
     DatabaseUnreachable,
@@ -30,10 +42,12 @@ from featurectl.errors import (
 
 T = TypeVar("T")
 
-# Seconds between two attempts to reach a database that was there a moment ago.
-RETRY_PAUSE = 0.05
-# Seconds that a probe has where the call beside it has no end.
-PROBE_SECONDS = 5.0
+# Seconds between two attempts to reach a database that was there a moment ago: the first, and the longest.
+RETRY_PAUSE, LONGEST_PAUSE = 0.05, 0.4
+# Seconds that it is waited for by a call that has no end.
+RETRY_SECONDS = 30.0
+# Seconds that a probe has, where the call beside it has less.
+PROBE_SECONDS = 0.5
 
 
 class _CircuitOpened(Exception):
@@ -67,12 +81,12 @@ class Reader:
         self,
         request: Request,
         *,
+        deadline: Deadline,
         backend: Backend = Backend.AUTO,
-        timeout: float | None,
         notes: tuple[str, ...] = (),
         degraded: str | None = None,
     ) -> Answer:
-        """Answer a request within ``timeout`` seconds, or however long it takes; the answer says ``notes`` and more.
+        """Answer a request; the answer says ``notes`` and more.
 
         Raises:
             UsageError: a view can't be read by the backend that is asked for, or not by entity ids.
@@ -81,9 +95,9 @@ class Reader:
         """
         started = monotonic()
         try:
-            views = await self._answers(request, backend, Deadline.after(timeout))
+            views = await self._answers(request, backend, deadline)
         except TimeoutError as error:
-            late = ReadTimeout(f"no answer within {timeout:g} s; give it more time")
+            late = ReadTimeout(f"no answer within {deadline.seconds:g} s; give it more time")
             raise self.counters.count_failure(late) from error
         except (psycopg.Error, FeaturectlError) as error:
             raise self.counters.count_failure(as_ours(error)) from error
@@ -100,6 +114,12 @@ class Reader:
         self.breakers.clear()
         if self.cache is not None:
             self.cache.forget()
+
+    def abandon(self) -> None:
+        """Let go of connections where the event loop has ended, or is another process's."""
+        if self.cache is not None:
+            self.cache.abandon()
+        self.pool.finish()
 
     async def close(self) -> None:
         """Stop probing, and close all connections."""
@@ -212,12 +232,15 @@ class Reader:
                     breaker.succeeded()
             return []
         timed_out = isinstance(error, (ReadTimeout, StatementTimeout))
+        waited = error.seconds if isinstance(error, PathTimeout) else math.inf
         if source is Source.ONLINE and len(answers) > 1 and not timed_out:
             # One table of several may be at fault.
             return [one for answer in answers for one in await self._try(source, [answer], deadline, alone=alone)]
         for circuit in dict.fromkeys(_circuit(source, answer.view) for answer in answers):
+            if probed is None and waited < HURRY_SECONDS:
+                continue
             breaker = probed or self.breakers.setdefault(circuit, Breaker())
-            breaker.failed(str(error), timed_out=timed_out, probe=breaker is probed)
+            breaker.failed(str(error), timed_out=timed_out and waited >= DEAD_SECONDS, probe=breaker is probed)
         return [(error, answer) for answer in answers]
 
     async def _read(
@@ -337,8 +360,7 @@ class Reader:
 
     async def _probe(self, source: Source, answer: ViewAnswer, breaker: Breaker, deadline: Deadline) -> None:
         try:
-            deadline = deadline if deadline.at is not None else Deadline.after(PROBE_SECONDS)
-            await self._try(source, [answer], deadline, probed=breaker)
+            await self._try(source, [answer], deadline.or_later(PROBE_SECONDS), probed=breaker)
         except Exception as error:  # whatever it is, the path does not answer
             breaker.failed(str(error) or breaker.reason or type(error).__name__, probe=True)
 
@@ -352,17 +374,20 @@ class Reader:
 
         Work looks to its own time: `Session.fetch` does so for less than a timer here would cost.
         """
-        lost: Exception | None = None
+        lost, pause = None, RETRY_PAUSE
         while True:
             try:
                 return await self.pool.run(work, until=deadline.at)
             except TimeoutError as late:
                 raise lost or late from None
             except (psycopg.OperationalError, DatabaseUnreachable) as error:
-                if not (self.pool.has_connected and may_come_back(error) and deadline.is_after(RETRY_PAUSE)):
+                if lost is None and deadline.at is None:
+                    deadline = Deadline.after(RETRY_SECONDS)
+                if not (self.pool.has_connected and may_come_back(error) and deadline.left() > RETRY_PAUSE):
                     raise
                 lost = error
-            await asyncio.sleep(RETRY_PAUSE)
+            await asyncio.sleep(min(pause, deadline.left() / 2))
+            pause = min(2 * pause, LONGEST_PAUSE)
 
     def _online_reads(self, answer: ViewAnswer) -> OnlineReads:
         asked = (answer.view.name, answer.features)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import struct
 import threading
 from collections.abc import Sequence
@@ -128,7 +129,7 @@ class Session(psycopg.AsyncConnection[tuple[Any, ...]]):
             self._abandon()
             raise
         except OSError as error:
-            raise psycopg.OperationalError("the connection is lost") from error
+            raise psycopg.OperationalError(f"the connection is lost: {error.strerror or error}") from error
 
     async def close(self) -> None:
         """Close the connection."""
@@ -138,9 +139,10 @@ class Session(psycopg.AsyncConnection[tuple[Any, ...]]):
     def _abandon(self) -> None:
         """Close the connection without a word to the server, and have another thread tell it to stop the query."""
         self._stop_watching()
-        cancel = self.pgconn.get_cancel()
+        # Where there is no memory or thread for it, the query ends by its own time-out.
+        with contextlib.suppress(psycopg.Error, RuntimeError, MemoryError):
+            threading.Thread(target=_cancel, args=(self.pgconn.get_cancel(),), daemon=True).start()
         self.pgconn.finish()
-        threading.Thread(target=_cancel, args=(cancel,), daemon=True).start()
 
     def _stop_watching(self) -> None:
         if self._watch is not None:

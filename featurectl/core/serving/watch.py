@@ -24,12 +24,14 @@ class Watch:
     """
 
     def __init__(self, socket: int) -> None:
+        self._socket = -1
         self._loop = asyncio.get_running_loop()
-        self._socket = os.dup(socket)
+        self._owner = os.getpid()
         self._awaited: asyncio.Future[Ready] | None = None
         self._until: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._unheard = 0
+        self._socket = os.dup(socket)
         self._loop.add_reader(self._socket, self._on_readable)
 
     def __del__(self) -> None:
@@ -45,7 +47,8 @@ class Watch:
         if self._socket < 0:
             return
         socket, self._socket = self._socket, -1
-        if not self._loop.is_closed():
+        # A forked process shares what its parent's loop waits with.
+        if self._owner == os.getpid() and not self._loop.is_closed():
             self._loop.remove_reader(socket)
         os.close(socket)
         if self._timer is not None:
