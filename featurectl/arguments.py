@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featurectl.core.clock import Clock
+from featurectl.core.config import Overrides
 from featurectl.core.entity import EntityId, parse_id_or_symbol
 from featurectl.core.memo import Memo
 from featurectl.core.online import Source
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from featurectl.core.targets import Target
+
+# A year; the clock of an event loop has an end.
+LONGEST_SECONDS = 366 * 86400.0
+LONGEST_SHOWN = 60
 
 Names = Sequence[str] | None
 Time = datetime | str | None
@@ -66,12 +72,12 @@ def _texts(
     try:
         texts = tuple(given)
     except TypeError:
-        raise UsageError(f"{argument} is a list of {kind}, not {given!r}") from None
+        raise UsageError(f"{argument} is a list of {kind}, not {_shown(given)}") from None
     if not texts:
         raise UsageError(f"{argument} is empty; {otherwise}")
     for text in texts:
         if not isinstance(text, str):
-            raise error(f"{argument} holds {text!r}, which is a {type(text).__name__} and not text")
+            raise error(f"{argument} holds {_shown(text)}, which is a {type(text).__name__} and not text")
     return texts
 
 
@@ -99,7 +105,10 @@ def instant(given: Time, argument: str, *, now: datetime) -> datetime:
         )
     if given.tzinfo is None:
         raise InvalidTime(f"{argument} is {given}, which has no time zone; give it one, such as datetime.UTC")
-    there = given.astimezone(UTC)
+    try:
+        there = given.astimezone(UTC)
+    except OverflowError as error:
+        raise InvalidTime(f"{argument} is {given}, which is no time in UTC; give one from year 1 to 9999") from error
     # pandas has a datetime of its own, whose nanoseconds nothing behind this knows.
     return datetime.combine(there.date(), there.time(), UTC)
 
@@ -120,9 +129,64 @@ def seconds(given: float | None, argument: str = "timeout") -> float | None:
     Raises:
         UsageError: it is another thing.
     """
-    if given is None or (isinstance(given, int | float) and given > 0):
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given <= LONGEST_SECONDS:
+        raise UsageError(f"{argument} is {_shown(given)}; give a number of seconds above 0, or leave it out")
+    return float(given)
+
+
+def flag(given: bool, argument: str) -> bool:
+    """Return a choice.
+
+    Raises:
+        UsageError: it is no bool; the text "False" would be taken for True.
+    """
+    if not isinstance(given, bool):
+        raise UsageError(f"{argument} is {_shown(given)}; give True or False")
+    return given
+
+
+def service(given: str | None) -> str | None:
+    """Return the name of a service, or nothing where it is left out.
+
+    Raises:
+        UsageError: it is no text, or empty.
+    """
+    if given is None or (isinstance(given, str) and given):
         return given
-    raise UsageError(f"{argument} is {given!r}; give a number of seconds above 0, or leave it out")
+    raise UsageError(f"feature_service_name is {_shown(given)}; give the name of a service, or leave it out")
+
+
+def place(repo: str | os.PathLike[str] | None, database_url: str | None) -> Overrides:
+    """Return where a repository and its database are.
+
+    Raises:
+        UsageError: one is neither text nor a path.
+    """
+    if repo is not None and not isinstance(repo, str | os.PathLike):
+        raise UsageError(f"repo is {_shown(repo)}; give the path of a repository, or leave it out")
+    if database_url is not None and not isinstance(database_url, str):
+        raise UsageError(f"database_url is {_shown(database_url)}; give a URL, or leave it out")
+    return Overrides(repo=Path(repo) if repo else None, database_url=database_url)
+
+
+def clock(given: Clock) -> Clock:
+    """Return a clock.
+
+    Raises:
+        UsageError: it does not tell a time with a zone.
+    """
+    now = given() if callable(given) else None
+    if not isinstance(now, datetime) or now.tzinfo is None:
+        raise UsageError(f"clock is {_shown(given)}; give a function that returns a datetime with a time zone")
+    return given
+
+
+def _shown(given: Any) -> str:
+    """Return a value for a message of one line, and not of ten."""
+    text = repr(given)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
 def duration(given: float, argument: str) -> float:
@@ -132,7 +196,7 @@ def duration(given: float, argument: str) -> float:
         UsageError: it is another thing.
     """
     if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < math.inf:
-        raise UsageError(f"{argument} is {given!r}; give a number of seconds, 0 for none")
+        raise UsageError(f"{argument} is {_shown(given)}; give a number of seconds, 0 for none")
     return float(given)
 
 
@@ -143,7 +207,7 @@ def count(given: int, argument: str) -> int:
         UsageError: it is another thing.
     """
     if isinstance(given, bool) or not isinstance(given, int) or given < 1:
-        raise UsageError(f"{argument} is {given!r}; give a whole number of 1 or more")
+        raise UsageError(f"{argument} is {_shown(given)}; give a whole number of 1 or more")
     return given
 
 
@@ -155,7 +219,7 @@ def age(given: timedelta | None) -> timedelta | None:
     """
     if given is None or (isinstance(given, timedelta) and given >= timedelta(0)):
         return given
-    raise UsageError(f"max_age is {given!r}; give a timedelta of 0 or more, such as timedelta(minutes=5)")
+    raise UsageError(f"max_age is {_shown(given)}; give a timedelta of 0 or more, such as timedelta(minutes=5)")
 
 
 def targets(given: Names) -> tuple[Target, ...]:

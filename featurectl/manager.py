@@ -75,12 +75,12 @@ class FeastFeatureStoreManager:
         log_seconds: float = 60.0,
         clock: Clock = system_clock,
     ) -> None:
-        self._overrides = Overrides(repo=Path(repo) if repo else None, database_url=database_url)
+        self._overrides = arguments.place(repo, database_url)
         self._timeout = arguments.seconds(timeout)
         self._pool_size = arguments.count(pool_size, "pool_size")
         self._cache_seconds = arguments.duration(cache_seconds, "cache_seconds")
         self._log_seconds = arguments.duration(log_seconds, "log_seconds")
-        self._clock = clock
+        self._clock = arguments.clock(clock)
         self._opened: Opened | None = None
         self._process: int | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -89,9 +89,9 @@ class FeastFeatureStoreManager:
 
     @classmethod
     def of(cls, overrides: Overrides) -> Self:
-        """Return the manager of one command: a connection, and the time a read has on the command line."""
-        manager = cls(overrides.repo, database_url=overrides.database_url, pool_size=1, log_seconds=0)
-        manager._overrides, manager._timeout = overrides, None
+        """Return the manager of one command: it has one connection."""
+        manager = cls(overrides.repo, database_url=overrides.database_url, pool_size=1, log_seconds=0, timeout=None)
+        manager._overrides = overrides
         return manager
 
     async def __aenter__(self) -> Self:
@@ -133,6 +133,11 @@ class FeastFeatureStoreManager:
         opened, self._opened = self._opened, None
         if opened is not None:
             await opened.close()
+
+    @property
+    def configured_timeout(self) -> float | None:
+        """The seconds that ``--timeout`` or ``statement_timeout`` give to a read, once this is open; none for 0."""
+        return (self._opened.database.config.statement_timeout or None) if self._opened is not None else None
 
     def _is_here(self) -> bool:
         """Whether what this manager holds is of this process and event loop."""
@@ -179,8 +184,9 @@ class FeastFeatureStoreManager:
         """
         from featurectl.core.serving.frames import online_frame  # pandas: 0.5 s
 
+        shows_status = arguments.flag(with_status, "with_status")
         answer = await self.read_online(entity_ids, feature_names, feature_service_name, **options)
-        return online_frame(answer, with_status=with_status)
+        return online_frame(answer, with_status=shows_status)
 
     async def get_online_features_rows(
         self,
@@ -226,12 +232,12 @@ class FeastFeatureStoreManager:
         if as_of is not None and path in (Backend.ONLINE, Backend.FEAST):
             raise UsageError(f"an online store holds no past; leave out as_of, or backend '{path}'")
         request = Request(
-            await opened.select((arguments.names(feature_names), feature_service_name), deadline),
+            await opened.select((arguments.names(feature_names), arguments.service(feature_service_name)), deadline),
             arguments.entities(entity_ids),
             arguments.instant(as_of, "as_of", now=self._clock()),
             as_of is not None,
             arguments.age(max_age),
-            allow_stale,
+            arguments.flag(allow_stale, "allow_stale"),
         )
         return await opened.reader.read(
             request, deadline=deadline, backend=path, notes=opened.notes, degraded=opened.degraded
@@ -296,15 +302,14 @@ class FeastFeatureStoreManager:
         now = self._clock()
         asked = jobs.TrainingSet(
             arguments.names(feature_names),
-            feature_service_name,
+            arguments.service(feature_service_name),
             arguments.targets(targets),
             *arguments.rows_wanted(entity_ids, start_date, end_date, spine, now=now),
         )
         source, limit = arguments.offline_source(backend), arguments.seconds(timeout)
-        database, rescue = await self._found()
-        degraded = rescue.reason if rescue is not None else None
-        return await self._threads.run(
-            lambda: jobs.training_frame(database, asked, now=now, source=source, degraded=degraded), timeout=limit
+        degraded = await self._degraded()
+        return await self._in_thread(
+            lambda on: jobs.training_frame(on, asked, now=now, source=source, degraded=degraded), limit
         )
 
     async def get_feature_statistics(
@@ -321,7 +326,7 @@ class FeastFeatureStoreManager:
 
         Columns: view, feature, value_type, count (rows), nulls (NaN included), null_rate, mean, std (of the sample),
         min, p25, p50, p75, max, first_event_timestamp, last_event_timestamp, entities. A feature that is no number has
-        only counts. ``attrs`` hold the ``window``.
+        only counts. ``attrs`` hold the ``window``, and ``degraded`` as for training sets.
 
         Raises:
             as :meth:`get_offline_features`.
@@ -330,14 +335,12 @@ class FeastFeatureStoreManager:
         from featurectl.core.serving.frames import report_frame
         from featurectl.core.statistics import FeatureStatistics
 
-        names = arguments.names(feature_names)
+        names, service = arguments.names(feature_names), arguments.service(feature_service_name)
         entities = None if entity_ids is None else arguments.entities(entity_ids)
         window = arguments.window(start_date, end_date, now=self._clock())
-        found = await self._in_thread(
-            lambda on: jobs.statistics(on, names, feature_service_name, entities, window), timeout
-        )
+        found = await self._in_thread(lambda on: jobs.statistics(on, names, service, entities, window), timeout)
         frame = report_frame(FeatureStatistics, found)
-        frame.attrs = {"window": window.as_dict()}
+        frame.attrs = {"window": window.as_dict(), "degraded": await self._degraded()}
         return frame
 
     # --- work --------------------------------------------------------------------------------------------------------
@@ -371,7 +374,7 @@ class FeastFeatureStoreManager:
             arguments.names(symbols, "symbols"),
             arguments.names(timeframes, "timeframes"),
             window,
-            full,
+            arguments.flag(full, "full"),
             arguments.names(feature_names),
         )
         done = await self._in_thread(lambda on: jobs.compute(on, request, now=now), timeout, writes=True)
@@ -397,7 +400,7 @@ class FeastFeatureStoreManager:
         from featurectl.core.serving.frames import report_frame
 
         now = self._clock()
-        window = arguments.window(start, end or now, now=now, names=("start", "end"))
+        window = arguments.window(start, now if end is None else end, now=now, names=("start", "end"))
         names = arguments.names(views, "views")
         done = await self._in_thread(lambda on: jobs.materialize(on, names, window, now=now), timeout, writes=True)
         if self._reader is not None and self._reader.cache is not None:
@@ -420,6 +423,8 @@ class FeastFeatureStoreManager:
         """
         from featurectl import jobs
 
+        if arguments.service(name) is None:
+            raise UsageError("name is None; give the name of a service")
         (info,) = await self._in_thread(lambda on: jobs.services(on, name), timeout)
         return info
 
@@ -438,12 +443,15 @@ class FeastFeatureStoreManager:
         """
         from featurectl.core.serving import health
 
+        within = arguments.duration(within, "within")
+
         async def ready() -> None:
             async with asyncio.timeout(within):
                 await self.initialize()
 
         async def database() -> dict[str, Any]:
-            return await health.ask_database((await self._found())[0], within=within)
+            found, is_open = (await self._found())[0], self._opened is not None
+            return await health.ask_database(found, within=within, unless_stopped=is_open)
 
         answer, error = await asyncio.gather(database(), ready(), return_exceptions=True)
         if isinstance(answer, BaseException):
@@ -459,6 +467,11 @@ class FeastFeatureStoreManager:
         self._arrive()
         opened = self._opened
         return (opened.database, opened.rescue) if opened is not None else await find_database(self._overrides)
+
+    async def _degraded(self) -> str | None:
+        """Say what is wrong with the repository's configuration, where something is."""
+        _, rescue = await self._found()
+        return rescue.reason if rescue is not None else None
 
     async def _in_thread(self, work: Callable[[Database], T], timeout: float | None, *, writes: bool = False) -> T:
         """Do blocking work beside the event loop, with connections of its own."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from time import monotonic
 from typing import TYPE_CHECKING, Self
@@ -24,9 +25,9 @@ from featurectl.errors import (
     ConfigError,
     DatabaseUnreachable,
     FeastUnavailable,
+    FeaturectlError,
     NotFound,
     ReadTimeout,
-    RepositoryNotFound,
     SchemaMissing,
 )
 from featurectl.plugin.foreign import FeastReads
@@ -40,9 +41,18 @@ _log = logging.getLogger("featurectl")
 CATALOG_SECONDS = 5.0
 # Seconds that this may take: it has one of the connections that reads wait for.
 LOOK_SECONDS = 1.0
+# Seconds between two looks for what was asked for and is not in it.
+LOOK_AGAIN = 0.2
 
 Wanted = tuple[tuple[str, ...], str | None]
 """Names of features, and of a service."""
+
+
+def _selected(catalog: Catalog, wanted: Wanted) -> tuple[Selection, ...]:
+    chosen = catalog.select(*wanted, online=True)
+    if wanted[1] and not chosen:
+        raise NotFound(f"service '{wanted[1]}' has no features that are stored")
+    return chosen
 
 
 async def find_database(overrides: Overrides) -> tuple[Database, Rescue | None]:
@@ -53,13 +63,10 @@ async def find_database(overrides: Overrides) -> tuple[Database, Rescue | None]:
     """
     try:
         return Database(load_config(overrides)), None
-    except RepositoryNotFound:
-        raise
-    except ConfigError as error:
-        from featurectl.core.rescue import rescue
+    except ConfigError:
+        from featurectl.core import rescue
 
-        found = await asyncio.to_thread(rescue, overrides, error)
-        return Database(found.config), found
+        return await asyncio.to_thread(rescue.find_database, overrides)
 
 
 class Opened:
@@ -76,7 +83,7 @@ class Opened:
         log_seconds: float,
     ) -> None:
         async def connect() -> Session:
-            return await self.database.open_async(Session)
+            return await self.database.open_async(Session, unless_stopped=self.reader.pool.has_connected)
 
         self.database = database
         self.rescue = rescue
@@ -137,14 +144,23 @@ class Opened:
         known = self._selections.get(wanted)
         if known is None:
             try:
-                known = catalog.select(*wanted, online=True)
-                if wanted[1] and not known:
-                    raise NotFound(f"service '{wanted[1]}' has no features that are stored")
+                known = _selected(catalog, wanted)
             except NotFound as error:
+                newer = await self._newer(catalog, deadline)
+                if newer is not catalog:
+                    return await self.select(wanted, deadline)
                 known = await self._select_beyond(catalog, wanted, error, deadline)
             if catalog is self.catalog:
                 self._selections.keep(wanted, known)
         return known
+
+    async def _newer(self, catalog: Catalog, deadline: Deadline) -> Catalog:
+        """Look whether something else was published since, unless that was done a moment ago."""
+        if monotonic() - self._looked_at > LOOK_AGAIN:
+            self._looked_at = monotonic()
+            with contextlib.suppress(TimeoutError, FeaturectlError, psycopg.Error):
+                await self._read_catalog(min(LOOK_SECONDS, deadline.left()))
+        return self.catalog or catalog
 
     async def _select_beyond(
         self, catalog: Catalog, wanted: Wanted, error: NotFound, deadline: Deadline
@@ -208,7 +224,13 @@ class Opened:
 
     async def _look(self, session: Session) -> tuple[Catalog, str | None]:
         """Return what is published, and what Feast's registry defines otherwise by now."""
-        catalog = await read_catalog_async(session, self.database.config.project)
+        seconds = self.database.config.statement_timeout or None
+        try:
+            # The server's own time-out is of no use where it says nothing any more.
+            async with asyncio.timeout(seconds):
+                catalog = await read_catalog_async(session, self.database.config.project)
+        except TimeoutError as error:
+            raise ReadTimeout(f"the catalog can't be read within {seconds:g} s; give it more time") from error
         return catalog, await self._registry.note(session, catalog)
 
     def look_again(self) -> None:

@@ -165,7 +165,7 @@ def yaml_broken(ground: Ground, text: str = "project: [market") -> Iterator[None
 
 OURS = (
     Fault("online table missing", table_missing, {TECHNICAL: HISTORY}, "does not exist"),
-    Fault("online table never materialized", never_materialized, {TECHNICAL: HISTORY}, "was never materialized"),
+    Fault("online table never materialized", never_materialized, {TECHNICAL: HISTORY}, "is empty; run"),
     Fault("one view of several fails", column_missing, {MARKET: HISTORY}, "does not exist"),
     Fault(
         "online table locked",
@@ -190,9 +190,11 @@ OURS = (
 
 
 @contextlib.contextmanager
-def server_stopped(ground: Ground) -> Iterator[None]:
-    """Stop the server and leave it so: whoever reads starts it."""
-    assert embedded.stop(embedded.data_dir(ground.root))
+def server_killed(ground: Ground) -> Iterator[None]:
+    """Kill the server: whoever reads starts it."""
+    pid = embedded.status(embedded.data_dir(ground.root)).pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
     yield
 
 
@@ -217,7 +219,7 @@ def session_killed(ground: Ground) -> Iterator[None]:
 SERVER: tuple[Fault, ...] = tuple(
     Fault(name, broken, timeout=5.0)
     for name, broken in (
-        ("server stopped", server_stopped),
+        ("server killed", server_killed),
         ("server restarted", server_restarted),
         ("session killed, server recovers", session_killed),
     )

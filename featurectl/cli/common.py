@@ -53,7 +53,7 @@ def common_options() -> list[TyperOption]:
 
     repo = "The repository. Default: FEATURECTL_REPO, else feature_store.yaml here or above."
     database = "The database. Default: FEATURECTL_DATABASE_URL, else feature_store.yaml."
-    timeout = "Give a read this long. Default: 30, or statement_timeout."
+    timeout = "Give a read this long; 0: no limit. Default: 30, or statement_timeout."
     return [
         value("-C", "--repo", field="repo", kind=Path, metavar="DIR", help=repo),
         value("--database-url", field="database_url", kind=str, metavar="URL", help=database),

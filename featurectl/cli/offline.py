@@ -23,9 +23,9 @@ from featurectl.cli.options import (
 )
 from featurectl.cli.published import published_catalog
 from featurectl.core.clock import system_clock
-from featurectl.core.db import open_database
 from featurectl.core.entity import parse_id_or_symbol
 from featurectl.core.online import Source
+from featurectl.core.rescue import find_database
 from featurectl.core.serving.paths import Backend
 from featurectl.core.targets import parse_targets
 from featurectl.core.times import parse_window
@@ -68,8 +68,9 @@ def get_offline(
 
     Each row gets the features known at its event time, within their TTL. With ids and a window there is a row for
     every event time of the features asked for. With a spine, its rows stay all there, in their order, with their
-    other columns. Times without a zone are UTC. A target is null where its future is not there yet, or a bar is
-    missing. Where all features asked for are keyed by symbol alone, a symbol is an id.
+    other columns; `symbol` and `timeframe` beside `entity_id` must say the same. Times without a zone are UTC. A
+    target is null where its future is not there yet, or a bar is missing. Where all features asked for are keyed by
+    symbol alone, a symbol is an id.
 
     Example: featurectl get-offline BTCUSDT_1h --start 2023-01-01 --end 2023-06-30 -o train.parquet
 
@@ -83,7 +84,9 @@ def get_offline(
     entities = [parse_id_or_symbol(text) for text in ids or ()]
     asked = TrainingSet(split(features), service, parse_targets(split(target)), entities, window, spine)
     kind, source = output.choose_format(chosen(format, json), path), offline_source(backend)
-    database = open_database(overrides(context))
+    database, rescue = find_database(overrides(context))
+    if rescue is not None:
+        diagnostics.warn(rescue.reason)
     with open_training_set(database, asked, now=now, find=published_catalog, source=source) as training:
         if training.source is Source.FEAST:
             diagnostics.note("Feast reads these features")

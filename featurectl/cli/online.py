@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
@@ -76,11 +77,12 @@ def get_online(
                 max_age=oldest,
                 allow_stale=allow_stale,
                 backend=backend,
+                timeout=manager.configured_timeout,
             )
 
     answer = asyncio.run(read())
     output.emit(_report(answer), chosen(format, json), path)
-    _explain(answer)
+    _explain(answer, () if strict else answer.whys)
     if strict and answer.whys:
         raise Degraded("; ".join(answer.whys))
 
@@ -165,9 +167,9 @@ def _shown(view: ViewRow, name: str) -> Any:
     return view.features[name]
 
 
-def _explain(answer: Answer) -> None:
+def _explain(answer: Answer, whys: Iterable[str]) -> None:
     """Say what is wrong with the set-up, which paths failed, and, once a view and entity, why values are missing."""
-    for text in (*answer.notes, *answer.whys):
+    for text in (*answer.notes, *whys):
         diagnostics.warn(text)
     for row in answer.by_entity():
         for view in row.views:

@@ -92,8 +92,13 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ours = args[: args.index("--")] if "--" in args else args
-        times = [f"now{word}" if _RELATIVE_TIME.fullmatch(word) else word for word in ours]
-        return super().parse_args(ctx, times + args[len(ours) :])
+        takers = {name for option in self.params if not getattr(option, "is_flag", True) for name in option.opts}
+        # The parser would take the word for an option, but not where it is the value of one.
+        words = [
+            f"now{word}" if before not in takers and _RELATIVE_TIME.fullmatch(word) else word
+            for before, word in zip(["", *ours], ours, strict=False)
+        ]
+        return super().parse_args(ctx, words + args[len(ours) :])
 
     def invoke(self, ctx: Any) -> Any:
         _check_outputs(ctx.params)

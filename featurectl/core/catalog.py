@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
+
+from psycopg import errors as pg
 
 from featurectl.core.connections import AsyncConnection
 from featurectl.core.db import Connection
@@ -240,14 +243,27 @@ def read_catalog(connection: Connection, project: str) -> Catalog:
     Raises:
         SchemaMissing: nothing has been applied to this database yet, or not this project.
     """
-    return _existing(find_catalog(connection, project), project)
+    with _before_the_first_apply():
+        return _existing(find_catalog(connection, project), project)
 
 
 async def read_catalog_async(connection: AsyncConnection, project: str) -> Catalog:
     """Do what :func:`read_catalog` does without holding up the event loop."""
-    cursor = await connection.execute(query("catalog", "read_catalog"), {"project": project})
+    with _before_the_first_apply():
+        cursor = await connection.execute(query("catalog", "read_catalog"), {"project": project})
     row = await cursor.fetchone()
     return _existing(_from_document(row[0]) if row else None, project)
+
+
+@contextlib.contextmanager
+def _before_the_first_apply() -> Iterator[None]:
+    """Say what it means that there is no table of catalogs."""
+    try:
+        yield
+    except pg.UndefinedTable as error:
+        if "featurectl.catalogs" not in str(error):
+            raise
+        raise SchemaMissing("nothing has been applied to this database yet; run `featurectl apply`") from error
 
 
 def _existing(catalog: Catalog | None, project: str) -> Catalog:

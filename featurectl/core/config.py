@@ -76,11 +76,15 @@ class Config:
 def find_repository(start: Path | None = None, *, explicit: Path | None = None) -> Path:
     """Return the directory that holds ``feature_store.yaml``: the one named, or the nearest from ``start`` upwards.
 
+    Who names the file means its directory.
+
     Raises:
         RepositoryNotFound: there is none.
     """
     named = explicit or (Path(value) if (value := os.environ.get(REPO_VARIABLE)) else None)
     if named is not None:
+        if named.name == FILE_NAME and not named.is_dir():
+            named = named.parent
         if not (named / FILE_NAME).is_file():
             raise RepositoryNotFound(f"{named} holds no {FILE_NAME}; run `featurectl init {named}`")
         return named.resolve()

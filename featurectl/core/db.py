@@ -97,8 +97,10 @@ class Database:
         # The pid file outlived its server, or the server is on its way up or down.
         return self._connected(self._started(), read_only)
 
-    async def open_async(self, kind: type[AsyncKind]) -> AsyncKind:
+    async def open_async(self, kind: type[AsyncKind], *, unless_stopped: bool = False) -> AsyncKind:
         """Open a connection for reads in the running event loop, of a class of the caller's.
+
+        With ``unless_stopped`` an embedded server that somebody has stopped stays so.
 
         Raises:
             DatabaseUnreachable: nothing answers there, or it refuses us.
@@ -110,15 +112,14 @@ class Database:
         except psycopg.OperationalError as error:
             if not self.is_embedded:
                 raise _unreachable(url or "", error) from error
-        return await self._connected_async(kind, await asyncio.to_thread(self._started))
+        return await self._connected_async(kind, await asyncio.to_thread(self._started, unless_stopped))
 
-    def _started(self) -> str:
-        return embedded.ensure_running(embedded.data_dir(self.config.root))
+    def _started(self, unless_stopped: bool = False) -> str:
+        return embedded.ensure_running(embedded.data_dir(self.config.root), unless_stopped=unless_stopped)
 
     async def _connected_async(self, kind: type[AsyncKind], url: str) -> AsyncKind:
         conninfo = _conninfo(url, self.config.connect_timeout, self.config.statement_timeout, read_only=True)
-        settings: dict[str, Any] = {**_KEEPALIVES, **conninfo_to_dict(conninfo)}
-        connection = await kind.connect(make_conninfo(**settings), autocommit=True)
+        connection = await kind.connect(conninfo, autocommit=True)
         for statement in _corrections(connection):
             await connection.execute(statement)
         return connection
@@ -164,13 +165,13 @@ def _conninfo(url: str, connect_timeout: float, statement_timeout: float, read_o
     if read_only:
         options += " -c default_transaction_read_only=on"
     seconds = max(2, round(connect_timeout))
-    return make_conninfo(
-        url,
-        application_name=APPLICATION_NAME,
-        connect_timeout=seconds,
-        client_encoding="UTF8",  # whatever PGCLIENTENCODING or the database say: so are parameters sent
-        options=options,
-    )
+    ours: dict[str, Any] = {
+        "application_name": APPLICATION_NAME,
+        "connect_timeout": seconds,
+        "client_encoding": "UTF8",  # whatever PGCLIENTENCODING or the database say: so are parameters sent
+        "options": options,
+    }
+    return make_conninfo(**{**_KEEPALIVES, **conninfo_to_dict(url), **ours})
 
 
 def _corrections(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> Iterator[LiteralString]:

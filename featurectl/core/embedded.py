@@ -73,10 +73,19 @@ def running_url(data_dir: Path) -> str | None:
         return None
 
 
-def ensure_running(data_dir: Path, *, timeout: float = 30) -> str:
+def was_stopped(data_dir: Path) -> bool:
+    """Tell whether nothing is left of a server that ran: one that was stopped leaves nothing, one that was killed does.
+
+    Before the first start that is so, too.
+    """
+    return postmaster.read_pid_file(data_dir) is None
+
+
+def ensure_running(data_dir: Path, *, unless_stopped: bool = False, timeout: float = 30) -> str:
     """Return the URL of a server that accepts connections; initialize and start it when needed.
 
     Args:
+        unless_stopped: leave it stopped where somebody stopped it.
         timeout: seconds to wait for another process that starts or stops it, for recovery, and for the start.
 
     Raises:
@@ -93,6 +102,8 @@ def ensure_running(data_dir: Path, *, timeout: float = 30) -> str:
         _make_control_dir(data_dir.parent)
         postmaster.account_for(data_dir)  # a better message than that of a lock that can't be opened
         with _locked(data_dir, deadline):
+            if unless_stopped and was_stopped(data_dir):
+                raise DatabaseUnreachable("the embedded PostgreSQL was stopped; `featurectl db start` starts it")
             return _bring_up(data_dir, deadline)
 
 

@@ -55,12 +55,12 @@ def parse_entity_id(text: str) -> EntityId:
     """
     symbol, separator, timeframe = text.rpartition("_")
     if not separator or not symbol or any(character.isspace() or not character.isprintable() for character in symbol):
-        raise InvalidEntityId(f"'{text}' is not an entity id; write <SYMBOL>_<timeframe>, for example BTCUSDT_1h")
+        raise InvalidEntityId(f"{text!r} is not an entity id; write <SYMBOL>_<timeframe>, for example BTCUSDT_1h")
     if timeframe not in TIMEFRAMES:
         near = difflib.get_close_matches(timeframe.lower(), TIMEFRAMES, n=1, cutoff=0.3)
         hint = f"; did you mean {symbol}_{near[0]}?" if near else ""
         raise InvalidEntityId(
-            f"'{text}': timeframe '{timeframe}' does not exist{hint}; timeframes: {' '.join(TIMEFRAMES)}"
+            f"{text!r}: timeframe {timeframe!r} does not exist{hint}; timeframes: {' '.join(TIMEFRAMES)}"
         )
     return EntityId(symbol, timeframe)
 

@@ -7,10 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from featurectl.core import embedded
-from featurectl.core.config import EMBEDDED, FILE_NAME, Config, Overrides, config_without_file, find_repository
+from featurectl.core.config import (
+    EMBEDDED,
+    FILE_NAME,
+    Config,
+    Overrides,
+    config_without_file,
+    find_repository,
+    load_config,
+)
 from featurectl.core.db import Database
 from featurectl.core.queries import query
-from featurectl.errors import ConfigError, FeaturectlError
+from featurectl.errors import ConfigError, FeaturectlError, RepositoryNotFound
 
 # Lines that can be read whatever is wrong with others.
 _PROJECT = re.compile(r"^project:\s*[\"']?(\w+)[\"']?\s*(?:#.*)?$", re.MULTILINE)
@@ -55,6 +63,21 @@ def rescue(overrides: Overrides, error: ConfigError) -> Rescue:
     if len(projects) != 1 or (named and named[1] != projects[0]):
         raise error
     return Rescue(replace(config, project=projects[0]), error)
+
+
+def find_database(overrides: Overrides) -> tuple[Database, Rescue | None]:
+    """Return a repository's database, and how that was found where its configuration can't be used.
+
+    Raises:
+        ConfigError: there is no repository, or nothing says where its database is.
+    """
+    try:
+        return Database(load_config(overrides)), None
+    except RepositoryNotFound:
+        raise
+    except ConfigError as error:
+        found = rescue(overrides, error)
+        return Database(found.config), found
 
 
 def _is_embedded(root: Path, text: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featurectl.core.entity import EntityId, parse_entity_id
+from featurectl.core.entity import EntityId, parse_entity_id, parse_id_or_symbol
 from featurectl.core.spines import TableSpine
 from featurectl.errors import InputFileError, InvalidEntityId
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # What messages call a spine that is no file.
 FRAME = "the spine"
 EVENT_NAMES = ("event_timestamp", "timestamp", "time")
+ID_PARTS = EntityId.__slots__
 
 
 def read_spine(path: Path, join_keys: Sequence[str], *, not_text: Sequence[str] = ()) -> TableSpine:
@@ -26,7 +27,8 @@ def read_spine(path: Path, join_keys: Sequence[str], *, not_text: Sequence[str] 
     type the file gives them.
 
     Raises:
-        InputFileError: the file can't be read, lacks a column, or holds a time or an id that can't be read.
+        InputFileError: the file can't be read, lacks a column, holds a time or an id that can't be read, or an id
+            beside another symbol or timeframe.
     """
     texts = [key for key in join_keys if key not in not_text]
     table = _read(path, ("entity_id", *texts))
@@ -43,8 +45,9 @@ def spine_of_frame(frame: pd.DataFrame, join_keys: Sequence[str], *, not_text: S
     """
     levels = [name for name in frame.index.names if name is not None and name not in frame.columns]
     event_column = _event_column([*frame.columns, *levels], FRAME)
+    beside = ID_PARTS if _has_ids([*frame.columns, *levels], join_keys) else ()
     columns: dict[str, Any] = {}
-    for name in ("entity_id", *join_keys, event_column):
+    for name in ("entity_id", *beside, *join_keys, event_column):
         if name in frame.columns:
             columns[name] = frame[name]
         elif name in levels:
@@ -134,25 +137,68 @@ def _with_times(table: pa.Table, column: str, place: str) -> pa.Table:
     return table.set_column(table.column_names.index(column), column, times)
 
 
+def _has_ids(names: Sequence[Any], join_keys: Sequence[str]) -> bool:
+    """Whether ``entity_id`` says the symbols and timeframes of a spine; not where it is just one of the keys."""
+    is_key = "entity_id" in join_keys and set(join_keys) <= set(names)
+    return "entity_id" in names and not is_key and not set(ID_PARTS).isdisjoint(join_keys)
+
+
 def _with_keys(table: pa.Table, join_keys: Sequence[str], place: str) -> pa.Table:
+    """Return the table with the keys that only its ids say.
+
+    Raises:
+        InputFileError: a key is nowhere, an id can't be read, or a column beside it says otherwise.
+    """
+    names = table.column_names
+    has_ids = _has_ids(names, join_keys)
+    missing = [key for key in join_keys if key not in names]
+    if not set(missing) <= set(ID_PARTS if has_ids else ()):
+        raise InputFileError(f"{place} has neither entity_id nor {' and '.join(missing)}; columns: {', '.join(names)}")
+    if not has_ids:
+        return table
+    parts = _parts_of_ids(table, place, is_symbol_enough="timeframe" not in join_keys)
+    _refuse_other_names(table, parts, place)
+    for key in missing:
+        table = table.append_column(key, parts[key])
+    return table
+
+
+def _parts_of_ids(table: pa.Table, place: str, *, is_symbol_enough: bool) -> dict[str, pa.Array]:
+    """Return the symbols and timeframes of a table's ids; the timeframe of a symbol alone is empty."""
     import pyarrow as pa
 
-    missing = [key for key in join_keys if key not in table.column_names]
-    if not missing:
-        return table
-    if "entity_id" not in table.column_names or not set(missing) <= set(EntityId.__slots__):
-        raise InputFileError(
-            f"{place} has neither entity_id nor {' and '.join(missing)}; columns: {', '.join(table.column_names)}"
-        )
+    parse = parse_id_or_symbol if is_symbol_enough else parse_entity_id
     ids = _as_text(table.column("entity_id"), "entity_id", place).dictionary_encode().combine_chunks()
     try:
-        entities = [None if text is None else parse_entity_id(text) for text in ids.dictionary.to_pylist()]
+        entities = [None if text is None else parse(text) for text in ids.dictionary.to_pylist()]
     except InvalidEntityId as error:
         raise InputFileError(f"{place}: {error}") from error
-    for key in missing:
-        values = pa.array([getattr(entity, key) if entity else None for entity in entities], pa.string())
-        table = table.append_column(key, values.take(ids.indices))
-    return table
+    parts = {name: [getattr(entity, name) if entity else None for entity in entities] for name in ID_PARTS}
+    return {name: pa.array(values, pa.string()).take(ids.indices) for name, values in parts.items()}
+
+
+def _refuse_other_names(table: pa.Table, parts: Mapping[str, pa.Array], place: str) -> None:
+    """Refuse a spine that names two entities in a row.
+
+    Raises:
+        InputFileError: names the first such row.
+    """
+    import pyarrow.compute as pc
+
+    found = []
+    for name in [name for name in parts if name in table.column_names]:
+        given, meant = _as_text(table.column(name), name, place), parts[name]
+        is_same = pc.fill_null(pc.or_kleene(pc.equal(meant, ""), pc.equal(given, meant)), False)
+        row = pc.index(pc.if_else(pc.is_null(meant), pc.is_null(given), is_same), False).as_py()
+        if row >= 0:
+            found.append((row, name, given[row].as_py()))
+    if found:
+        row, name, value = min(found)
+        shown, entity = (repr(one) if one else "null" for one in (value, table["entity_id"][row].as_py()))
+        raise InputFileError(
+            f"{place}: {name} {shown} in row {row + 1} is not that of entity_id {entity}; "
+            f"rename or drop column '{name}'"
+        )
 
 
 def _as_texts(table: pa.Table, names: Sequence[str], place: str) -> pa.Table:

@@ -15,7 +15,7 @@ from featurectl.errors import Interrupted, ReadTimeout
 T = TypeVar("T")
 
 # Seconds that work which is called off has to end in; after that it is left to end by itself.
-GRACE = 2.0
+GRACE = 1.0
 # Between two statements there is nothing to stop, so it is tried again and again, every so many seconds.
 PAUSE = 0.05
 

@@ -157,7 +157,7 @@ NAMES = [
     case("id with unknown timeframe", "get-online", "BTCUSDT_7m", says="timeframe '7m' does not exist; did you mean"),
     case("id in capitals", "get-online", "BTCUSDT_1H", says="did you mean BTCUSDT_1h?"),
     case("id with a space", "get-online", "BTC USDT_1h", says="'BTC USDT_1h' is not an entity id"),
-    case("id with a newline", "get-online", "BTC\nUSDT_1h", says="'BTC USDT_1h' is not an entity id"),
+    case("id with a newline", "get-online", "BTC\nUSDT_1h", says=r"'BTC\nUSDT_1h' is not an entity id"),
     case("id that is not UTF-8", "get-online", "BTC\udcffUSDT_1h", says="is not an entity id"),
     case("id with SQL", "get-online", f"{INJECTION}_1h", says="is not an entity id; write <SYMBOL>_<timeframe>"),
     case("feature with SQL", "get-online", "BTCUSDT_1h", "-f", f'rsi_14"; {INJECTION}', says="DROP TABLE market.candl"),
@@ -189,6 +189,7 @@ WORDS = [
     case("time with month 13", "compute", "--start", "2024-13-01", says="'2024-13-01' is not a time"),
     case("time before the year 1", "compute", "--start", "-99999999999w", says="is not a time; write ISO 8601"),
     case("time without unit", "materialize", "+5", "now", says="'+5' is not a time"),
+    case("age below 0", "get-online", "BTCUSDT_1h", "--max-age", "-5m", says="error: '-5m' is not a duration; write a"),
     case("clock in words", "compute", env={"FEATURECTL_NOW": "noon"}, says="FEATURECTL_NOW='noon' is not an ISO 8601"),
     case("empty id", "get-online", "", says="the argument after get-online is empty; give it a value"),
     case("empty time", "get-online", "BTCUSDT_1h", "--as-of", "", says="the argument after --as-of is empty"),
@@ -230,6 +231,13 @@ INPUT_FILES = [
     case("folder for a spine", "get-offline", "--spine", "FILES/folder.csv", says="can't be read: Is a directory"),
     case("damaged spine", "get-offline", "--spine", "FILES/damaged_1h.parquet", says="is neither CSV nor Parquet"),
     case("spine with a bad id", "get-offline", "--spine", "FILES/spine_id.csv", says="'BTCUSDT' is not an entity id"),
+    case(
+        "spine with another symbol",
+        "get-offline",
+        "--spine",
+        "FILES/spine_names.csv",
+        says="spine_names.csv: symbol 'ETHUSDT' in row 2 is not that of entity_id 'BTCUSDT_1h'; rename or drop column",
+    ),
     case("spine with a bad time", "get-offline", "--spine", "FILES/spine_time.csv", says="'yesterday' in row 1"),
     case("spine without times", "get-offline", "--spine", "FILES/spine_columns.csv", says="has no event_timestamp col"),
     case("spine without ids", "get-offline", "--spine", "FILES/spine_keys.csv", says="has neither entity_id nor symbo"),
@@ -265,6 +273,7 @@ OUTPUT_FILES = [
 
 PLACES = [
     case("no repository there", "views", "-C", "OUT", says="out holds no feature_store.yaml; run `featurectl init"),
+    case("no repository by its file", "views", "-C", "OUT/feature_store.yaml", says="out holds no feature_store.yaml"),
     case("no repository before the command", "-C", "OUT", "views", says="out holds no feature_store.yaml"),
     case("no repository by environment", "views", env={"FEATURECTL_REPO": "/none"}, says="/none holds no feature_stor"),
     case("URL of another kind", "views", "--database-url", f"mysql://u:{SECRET}@h/d", says="'mysql://u:***@h/d' is no"),
@@ -324,6 +333,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "ETHUSDT_1h.csv": "\n".join(named).encode(),
         "SOLUSDT_1h.csv": "\n".join([header, *("soon,one,two,three,four,five" for _ in rows)]).encode(),
         "spine_id.csv": b"entity_id,event_timestamp\nBTCUSDT,2024-01-02\n",
+        "spine_names.csv": b"entity_id,event_timestamp,symbol\nA_1h,2024-01-02,A\nBTCUSDT_1h,2024-01-02,ETHUSDT\n",
         "spine_time.csv": b"entity_id,event_timestamp\nBTCUSDT_1h,yesterday\n",
         "spine_columns.csv": b"label,when\n1,2024-01-02\n",
         "spine_keys.csv": b"event_timestamp\n2024-01-02\n",
@@ -421,8 +431,20 @@ def test_a_missing_database(market: Repo) -> None:
 
 def test_an_empty_database(market: Repo, clone: Callable[[str | None], str]) -> None:
     url = clone(None)
+    said = "error: nothing has been applied to this database yet; run `featurectl apply`"
     for words in (["get-online", "BTCUSDT_1h"], ["compute"], ["materialize"], ["services"], [*OFFLINE]):
-        check(market.run(*words, "--database-url", url), 2, "run `featurectl apply`")
+        check(market.run(*words, "--database-url", url), 2, said)
+
+
+def test_nothing_applied_is_not_said_of_a_table_that_was_lost(repo: Repo) -> None:
+    for table, said in {
+        "catalog_fields": 'relation "featurectl.catalog_fields" does not exist; run `featurectl apply`',
+        "catalogs": "nothing has been applied to this database yet; run `featurectl apply`",
+    }.items():
+        with repo.connect() as connection:
+            connection.execute(sql.SQL("DROP TABLE featurectl.{}").format(sql.Identifier(table)))
+        for words in (["get-online", "BTCUSDT_1h"], ["services"]):
+            check(repo.run(*words), 2, said)
 
 
 def test_a_server_that_is_down(market: Repo, tmp_path: Path) -> None:

@@ -126,6 +126,7 @@ def test_a_fresh_start_answers_from_what_is_published(ground: Ground, fault: str
         frame = await manager.get_offline_features([ID], ["rsi_14"], start_date="2020-01-01", end_date="now")
         assert (list(frame["event_timestamp"]), frame.attrs["degraded"]) == ([EVENT], rows.degraded)
         assert {one["name"] for one in await manager.list_feature_services()} >= {"sentiment_service"}
+        assert (await manager.get_feature_statistics(["rsi_14"])).attrs["degraded"] == rows.degraded
         health = await manager.health()
         assert (health["status"], rows.degraded in health["catalog"]["notes"]) == ("degraded", True)
         for writes in (manager.compute_features, manager.materialize):
@@ -194,8 +195,13 @@ def test_the_command_line_says_it_too(
     assert run([*words, "--strict"]) == 6
     stdout, stderr = capsys.readouterr()
     assert stdout
-    assert f"error: {reason}" in stderr
-    for refused in ("materialize", "compute", "views", f"get-offline {ID} --start -1d --end now", "apply"):
+    assert stderr == f"error: {reason}\n"
+
+    assert run(["get-offline", ID, "-f", "rsi_14", "--start", "2020-01-01", "--end", "now", "--json"]) == 0
+    stdout, stderr = capsys.readouterr()
+    assert len(json.loads(stdout)["rows"]) == 1
+    assert stderr.startswith(f"warning: {reason}\n")
+    for refused in ("materialize", "compute", "views", "apply"):
         assert run(refused.split()) == 2, refused
         stdout, stderr = capsys.readouterr()
         assert (stdout, stderr) == ("", f"error: {error_of(ground)}\n")

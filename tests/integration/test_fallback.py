@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import shutil
 import subprocess
@@ -27,6 +28,7 @@ from featurectl.manager import FeastFeatureStoreManager
 from tests import faults
 from tests.drill import EVENT, MARKET, SENTIMENT, SLACK, TECHNICAL, VIEWS, Ground, bring_online, expected, fill
 from tests.fix_database import create_database, drop_database
+from tests.proxy import Proxy, proxy_to
 
 IDS = ("S1USDT_1h", "S2USDT_1m")
 
@@ -118,7 +120,8 @@ def test_the_history_answers_for_an_online_table_that_is_missing(ground: Ground)
         await until_closed(manager)
         rows = await read(manager)
         assert (rows.source, rows.degraded) == ("online", None)
-        assert (found.successes, found.reason) == (2, None)
+        # The probe, the read that took its path at once, and one more.
+        assert (found.successes, found.reason) == (3, None)
 
     run(ground, body)
 
@@ -182,7 +185,7 @@ def test_the_history_answers_for_what_was_never_materialized(ground: Ground) -> 
             for _ in range(5):
                 rows = await read(manager, *VIEWS)
                 assert sources(rows) == {TECHNICAL: "timescaledb", MARKET: "online", SENTIMENT: "online"}
-                assert rows.degraded == f"view '{TECHNICAL}' was never materialized; run `featurectl materialize`"
+                assert rows.degraded == f"the online table of view '{TECHNICAL}' is empty; run `featurectl materialize`"
             assert breaker(manager) is None, "there is nothing wrong with the path"
         rows = await read(manager, *VIEWS)
         assert (rows.source, rows.degraded) == ("online", None)
@@ -250,6 +253,21 @@ def test_a_locked_table_costs_one_call_half_its_time_and_later_calls_none(ground
             assert (await read(manager, MARKET)).source == "online"
             await until(lambda: waiting(ground) == 0)  # the query that was given up is no more
         await until_closed(manager)
+        assert (await read(manager)).degraded is None
+
+    run(ground, body, timeout=1.0)
+
+
+def test_a_path_that_is_well_again_answers_the_first_call_after_a_while(ground: Ground) -> None:
+    """Also where calls come so seldom that each of them finds a probe due."""
+
+    async def body(manager: FeastFeatureStoreManager) -> None:
+        await read(manager)
+        with faults.table_locked(ground):
+            assert (await read(manager)).source == "timescaledb"
+        found = breaker(manager)
+        assert found is not None
+        found.seconds = lambda: time.monotonic() + 60
         assert (await read(manager)).degraded is None
 
     run(ground, body, timeout=1.0)
@@ -553,6 +571,86 @@ def test_a_database_that_lets_the_role_in_no_more_is_not_waited_for(ground: Grou
             run(ground, body, timeout=timeout, database_url=guest)
         finally:
             connection.execute(f"DROP ROLE {role}".encode())
+
+
+# --- a server that says nothing ---------------------------------------------------------------------------------------
+
+
+def test_a_server_that_goes_silent_costs_calls_their_time_and_the_event_loop_nothing(ground: Ground) -> None:
+    """It takes what is sent and answers nobody, those who ask it to stop a query among them."""
+    gaps: list[float] = []
+
+    async def beat() -> None:
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(0.01)
+            gaps.append(time.monotonic() - began)
+
+    with proxy_to(ground.url) as proxy:
+
+        async def body(manager: FeastFeatureStoreManager) -> None:
+            await read(manager)
+            beating = asyncio.ensure_future(beat())
+            proxy.silence()
+            for options in ({}, {"backend": "online"}, {"backend": "timescaledb"}):
+                began = time.monotonic()
+                with pytest.raises(ReadTimeout, match="within 1 s"):
+                    await read(manager, **options)
+                assert 0.9 <= time.monotonic() - began < 1.0 + SLACK
+            cancelled = asyncio.ensure_future(read(manager, timeout=20))
+            await asyncio.sleep(0.1)
+            cancelled.cancel()
+            began = time.monotonic()
+            with pytest.raises(asyncio.CancelledError):
+                await cancelled
+            assert (await manager.health(within=0.5))["status"] == "unavailable"
+            with pytest.raises(ReadTimeout):
+                await manager.list_feature_services(timeout=0.5)
+            assert time.monotonic() - began < 2.5 + SLACK
+            proxy.speak()
+            await until_closed(manager)
+            assert (await read(manager)).degraded is None
+            beating.cancel()
+
+        run(ground, body, timeout=1.0, database_url=proxy.url)
+    assert max(gaps) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        pytest.param(TECHNICAL, "the catalog can't be read within 2 s; give it more time", id="catalog"),
+        pytest.param('"online"."', "no answer within 2 s; give it more time", id="read"),
+    ],
+)
+def test_a_command_at_a_server_that_goes_silent_ends_in_its_time(ground: Ground, words: str, said: str) -> None:
+    with proxy_to(ground.url) as proxy:
+        proxy.silence_at(words)
+        process = get_online(ground, proxy, timeout="2")
+        _, written = process.communicate(timeout=20)
+    assert (process.returncode, written.decode()) == (3, f"error: {said}\n")
+
+
+def test_a_command_at_a_server_that_goes_silent_ends_by_a_signal(ground: Ground) -> None:
+    with proxy_to(ground.url) as proxy:
+        proxy.silence_at('"online"."')
+        process = get_online(ground, proxy, timeout="60")
+        time.sleep(2)
+        process.terminate()
+        began = time.monotonic()
+        _, written = process.communicate(timeout=20)
+        assert time.monotonic() - began < 5
+    assert (process.returncode, b"Traceback" in written) == (130, False)
+
+
+def get_online(ground: Ground, proxy: Proxy, *, timeout: str) -> subprocess.Popen[bytes]:
+    words = ["-C", str(ground.root), "--timeout", timeout, "get-online", "S1USDT_1h"]
+    return subprocess.Popen(
+        [Path(sys.executable).parent / "featurectl", *words],
+        env={**os.environ, "FEATURECTL_DATABASE_URL": proxy.url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 # --- definitions, registry and Feast ---------------------------------------------------------------------------------

@@ -149,7 +149,7 @@ def test_a_past_instant_is_answered_by_the_history(sqlite_repo: ForeignRepo) -> 
     answer = read(sqlite_repo, f"{TECHNICAL_VIEW}:rsi_14", ids=("BTCUSDT_1h",), as_of=NOON - timedelta(hours=2))
     (row,) = answer.by_entity()
     assert row.views[0].event_timestamp == NOON - timedelta(hours=2)
-    assert paths(answer) == "feast+timescaledb"
+    assert paths(answer) == "timescaledb"
     with pytest.raises(UsageError, match="holds no past"):
         read(sqlite_repo, "rsi_14", as_of=NOON, backend="feast")
 

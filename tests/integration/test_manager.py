@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from featurectl.errors import (
     SchemaMissing,
     UsageError,
 )
+from featurectl.opened import LOOK_AGAIN
 from featurectl.shared import shared_manager
 from tests.fix_foreign import silent_port
 from tests.fix_repository import Repo
@@ -85,6 +86,27 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 # --- its life --------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_just_applied_is_known_to_the_next_read(shop: Repo) -> None:
+    """Though the catalog is looked at every few seconds only."""
+
+    async def main(manager: FeastFeatureStoreManager) -> None:
+        for name in ("added", "added_later"):
+            with pytest.raises(NotFound, match=f"feature '{name}' not found"):
+                await manager.get_online_features_rows(["A_1h"], [name])
+            await asyncio.sleep(LOOK_AGAIN)
+            with shop.connect() as connection:
+                catalog = catalogs.read_catalog(connection, "market")
+                view = catalog.view("technical_indicators_view")
+                field = replace(view.fields[0], name=name)
+                views = [replace(one, fields=(*one.fields, field)) if one is view else one for one in catalog.views]
+                connection.execute(f"ALTER TABLE {ONLINE} ADD COLUMN {name} double precision DEFAULT 5".encode())
+                changed = catalogs.hashed(replace(catalog, views=tuple(views)))
+                catalogs.publish(connection, changed, now=NOW, published_by="test")
+            assert (await manager.get_online_features_rows(["A_1h"], [name]))[0][name] == 5
+
+    on(shop, main)
 
 
 def test_it_is_initialized_and_closed_as_often_as_one_likes(shop: Repo) -> None:
@@ -149,6 +171,10 @@ def test_what_keeps_it_from_starting_is_said_and_may_pass(shop: Repo, tmp_path: 
         ({"timeout": "5"}, "timeout is '5'"),
         ({"cache_seconds": -1}, "cache_seconds is -1; give a number of seconds, 0 for none"),
         ({"log_seconds": None}, "log_seconds is None"),
+        ({"repo": 5}, "repo is 5; give the path of a repository, or leave it out"),
+        ({"database_url": 5}, "database_url is 5; give a URL, or leave it out"),
+        ({"clock": 5}, "clock is 5; give a function that returns a datetime with a time zone"),
+        ({"clock": datetime.now}, "clock is .*; give a function that returns a datetime with a time zone"),
     ],
 )
 def test_settings_that_can_not_be_are_refused(options: dict[str, Any], message: str) -> None:
@@ -369,6 +395,7 @@ def test_the_first_call_has_its_own_time_too(shop: Repo) -> None:
 
 # --- arguments -------------------------------------------------------------------------------------------------------
 
+WEST = timezone(timedelta(hours=-12))
 BAD_CALLS: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
     (("A_1h",), {}, UsageError, r"entity_ids is a list of ids, not the text 'A_1h'; write \['A_1h'\]"),
     (([],), {}, UsageError, "entity_ids is empty; name at least one, for example BTCUSDT_1h"),
@@ -398,6 +425,12 @@ BAD_CALLS: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = 
     ((["A_1h"], NAMES), {"backend": "redis"}, UsageError, "backend 'redis' does not exist; backends: auto, online"),
     ((["A_1h"], NAMES), {"timeout": -1}, UsageError, "timeout is -1; give a number of seconds above 0"),
     ((["A_1h"], NAMES), {"timeout": float("nan")}, UsageError, "timeout is nan"),
+    ((["A_1h"], NAMES), {"timeout": True}, UsageError, "timeout is True; give a number of seconds above 0"),
+    ((["A_1h"], NAMES), {"timeout": 10**400}, UsageError, "timeout is 10{59}…; give a number of seconds"),
+    ((["A_1h"], NAMES), {"allow_stale": "False"}, UsageError, "allow_stale is 'False'; give True or False"),
+    ((["A_1h"], NAMES), {"as_of": datetime.max.replace(tzinfo=WEST)}, InvalidTime, "as_of is 9999.* no time in UTC"),
+    ((["A_1h"], None, ""), {}, UsageError, "feature_service_name is ''; give the name of a service"),
+    ((["A_1h"], None, ["a"]), {}, UsageError, r"feature_service_name is \['a'\]; give the name of a service"),
     ((["A_1h"], NAMES), {"max_ages": MINUTE}, TypeError, "unexpected keyword argument 'max_ages'"),
 ]
 
@@ -411,6 +444,24 @@ def test_a_call_that_does_not_fit_says_what_does(shop: Repo) -> None:
                 assert "\n" not in str(refused.value)
         # What was refused has broken nothing.
         assert (await manager.health())["status"] == "ok"
+
+    on(shop, main)
+
+
+def test_other_calls_that_do_not_fit_say_so_before_they_do_anything(shop: Repo) -> None:
+    async def main(manager: FeastFeatureStoreManager) -> None:
+        for call, message in (
+            (lambda: manager.get_online_features(["A_1h"], NAMES, with_status="no"), "with_status is 'no'"),
+            (lambda: manager.compute_features(full="no"), "full is 'no'; give True or False"),
+            (lambda: manager.materialize(end=""), "'' is not a time"),
+            (lambda: manager.materialize(end=0), "end is 0; give a datetime"),
+            (lambda: manager.get_feature_statistics(feature_service_name=5), "feature_service_name is 5"),
+            (lambda: manager.get_offline_features(feature_service_name={}), "feature_service_name is {}"),
+            (lambda: manager.get_feature_service_info(None), "name is None; give the name of a service"),
+            (lambda: manager.health(within="5"), "within is '5'; give a number of seconds"),
+        ):
+            with pytest.raises(UsageError, match=message):
+                await call()  # type: ignore[no-untyped-call]
 
     on(shop, main)
 

@@ -343,11 +343,62 @@ def test_names_of_columns_need_no_care(market: Market, arrow: ArrowConnection, t
         (["entity_id,event_timestamp", "A_1h,2024-01-01", "A1h,2024-01-01"], "'A1h' is not an entity id"),
         (["entity_id,event_timestamp", "A_1h,2024-01-01", "A_1h,soon"], "'soon' in row 2 is not ISO 8601"),
         (["entity_id,event_timestamp", "A_1h,1704067200"], "event_timestamp holds int64, not times; write ISO 8601"),
+        (
+            ["entity_id,event_timestamp,symbol,timeframe", "A_1h,2024-01-01,A,1h", "A_1h,2024-01-01,A,", ",,B,"],
+            r"spine\.csv: timeframe null in row 2 is not that of entity_id 'A_1h'; rename or drop column 'timeframe'",
+        ),
+        (
+            ["entity_id,event_timestamp,symbol", ",2024-01-01,", ",2024-01-01,A", "A_1h,2024-01-01,B"],
+            "symbol 'A' in row 2 is not that of entity_id null; rename or drop column 'symbol'",
+        ),
+        (["entity_id,event_timestamp,symbol,timeframe", "7,2024-01-01,A,1h"], "'7' is not an entity id"),
     ],
 )
 def test_a_spine_that_is_wrong_says_where(tmp_path: Path, lines: list[str], message: str) -> None:
     with pytest.raises(InputFileError, match=message):
         read_spine(csv(tmp_path, *lines), ["symbol", "timeframe"])
+
+
+def test_names_beside_ids_that_say_the_same_are_columns_like_others(
+    market: Market, arrow: ArrowConnection, tmp_path: Path
+) -> None:
+    rows: list[Row] = [(symbol, "1h", START, NOW, value) for symbol, value in (("A", 1.0), ("B", 2.0))]
+    by_series, by_symbol = history(market, "f", rows), replace(history(market, "g", rows), join_keys=("symbol",))
+    lines = ["entity_id,event_timestamp,timeframe,symbol", "B_1h,{0},1h,B", ",{0},,", "A_1h,{0},1h,A"]
+    path = csv(tmp_path, *(line.format(START.isoformat()) for line in lines))
+    found = joined(arrow, path, by_series, by_symbol)
+    assert found.column_names == ["entity_id", "event_timestamp", "timeframe", "symbol", "f", "g"]
+    assert found["f"].to_pylist() == found["g"].to_pylist() == [2.0, None, 1.0]
+    path.write_text(path.read_text().replace("1h,A", "4h,A"))
+    for keys in (["symbol", "timeframe"], ["symbol"]):
+        with pytest.raises(InputFileError, match="timeframe '4h' in row 3 is not that of entity_id 'A_1h'"):
+            read_spine(path, keys)
+
+
+def test_a_symbol_is_an_id_of_a_spine_where_no_key_is_a_timeframe(
+    market: Market, arrow: ArrowConnection, tmp_path: Path
+) -> None:
+    """Then it says no timeframe, and a column of that name may say any."""
+    rows: list[Row] = [(symbol, None, START, NOW, value) for symbol, value in (("A", 1.0), ("B", 2.0))]
+    view = replace(history(market, "f", rows), join_keys=("symbol",))
+    times = instants([START] * 3)
+    for columns in ({}, {"symbol": ["B", "A", "B"]}, {"timeframe": ["1h", None, "4h"]}):
+        path = parquet(tmp_path, entity_id=["B", "A", "B_1h"], event_timestamp=times, **columns)
+        if "timeframe" in columns:
+            with pytest.raises(InputFileError, match="timeframe '4h' in row 3 is not that of entity_id 'B_1h'"):
+                read_spine(path, ["symbol"])
+        else:
+            assert joined(arrow, path, view, keys=["symbol"])["f"].to_pylist() == [2.0, 1.0, 2.0]
+    path = parquet(tmp_path, entity_id=["B", "A"], event_timestamp=times[:2], symbol=["B", "B"])
+    with pytest.raises(InputFileError, match="symbol 'B' in row 2 is not that of entity_id 'A'"):
+        read_spine(path, ["symbol"])
+
+
+def test_an_entity_id_that_is_a_key_itself_says_nothing_of_others(tmp_path: Path) -> None:
+    path = parquet(tmp_path, entity_id=["17"], event_timestamp=instants([START]), symbol=["A"])
+    assert read_spine(path, ["entity_id", "symbol"]).keys.to_pylist() == [{"entity_id": "17", "symbol": "A"}]
+    with pytest.raises(InputFileError, match="symbol 'A' in row 1 is not that of entity_id '17'"):
+        read_spine(path, ["symbol"])
 
 
 def test_a_training_set_is_the_features_at_their_closes(market: Market, arrow: ArrowConnection) -> None:

@@ -20,7 +20,15 @@ import pytest
 
 from featurectl.core import catalog as catalogs
 from featurectl.core.catalog import Field, View
-from featurectl.errors import FeastUnavailable, InvalidEntityId, InvalidTime, NotFound, ReadTimeout, UsageError
+from featurectl.errors import (
+    FeastUnavailable,
+    InputFileError,
+    InvalidEntityId,
+    InvalidTime,
+    NotFound,
+    ReadTimeout,
+    UsageError,
+)
 from featurectl.manager import FeastFeatureStoreManager
 from tests.fix_foreign import break_registry
 from tests.fix_repository import Repo
@@ -268,6 +276,36 @@ def test_a_spine_of_every_form_gives_the_same(filled: Repo, tmp_path: Path) -> N
     assert not np.isnan(wanted[0]).any()
 
 
+def test_a_symbol_or_timeframe_beside_an_id_must_say_the_same(filled: Repo, tmp_path: Path) -> None:
+    """The id names the entity of features and targets; who writes two into a row is told."""
+    given = spine().assign(event_timestamp=[NOON - HOUR, NOON, NOON, START + 100 * HOUR])
+    given.loc[1, "entity_id"] = None
+    wanted = {"feature_names": ["rsi_14", "news_sentiment"], "targets": ["forward_return:1"]}
+    names = [*wanted["feature_names"], "forward_return_1"]
+    expected = offline(filled, spine=given, **wanted)[names]
+    assert expected.notna().to_numpy().tolist() == [[True] * 3, [False] * 3, [False] * 3, [True, False, True]]
+    parts = {"symbol": ["BTCUSDT", None, "NOSUCH", "ETHUSDT"], "timeframe": ["1h", None, "1h", "1h"]}
+    wrong = {"symbol": ("BTCUSDT", None), "timeframe": ("4h", None)}
+    for columns in ({"symbol"}, {"timeframe"}, {"symbol", "timeframe"}):
+        same = given.assign(**{name: parts[name] for name in columns})
+        for form in in_every_form(same, tmp_path):
+            pd.testing.assert_frame_equal(offline(filled, spine=form, **wanted)[names], expected, check_names=False)
+        for name in columns:
+            for value in wrong[name]:
+                other = same.assign(**{name: [*parts[name][:3], value]})
+                shown = "null" if value is None else f"'{value}'"
+                told = f"{name} {shown} in row 4 is not that of entity_id 'ETHUSDT_1h'; rename or drop column '{name}'"
+                for form in in_every_form(other, tmp_path):
+                    with pytest.raises(InputFileError, match=told):
+                        offline(filled, spine=form, **wanted)
+
+
+def in_every_form(given: pd.DataFrame, path: Path) -> list[Any]:
+    given.to_csv(path / "spine.csv", index=False)
+    given.to_parquet(path / "spine.parquet", index=False)
+    return [given, path / "spine.csv", path / "spine.parquet"]
+
+
 def test_a_spine_without_rows_and_one_of_nulls_are_answered(filled: Repo) -> None:
     empty = offline(filled, spine=spine().iloc[:0], feature_names=["rsi_14"])
     assert list(empty.columns) == ["entity_id", "event_timestamp", "rsi_14"] and empty.empty
@@ -285,6 +323,18 @@ BAD_SPINES: list[tuple[Any, str]] = [
     (pd.DataFrame({"entity_id": ["A_1h"], "time": [NOON], "rsi_14": [1]}), "column 'rsi_14', which is a feature"),
     (pd.DataFrame([["A_1h", NOON, NOON]], columns=["entity_id", "time", "time"]), "two columns 'time'"),
     (pd.DataFrame({"entity_id": ["A_1h", 7], "time": [NOON, NOON]}), "entity_id can't be read"),
+    (
+        pd.DataFrame({"entity_id": ["A_1h", "A\n_1h"], "time": [NOON, NOON]}),
+        r"the spine: 'A\\n_1h' is not an entity id; write <SYMBOL>_<timeframe>",
+    ),
+    (
+        pd.DataFrame({"entity_id": ["A_1h", None], "time": [NOON, NOON], "symbol": ["A", "B\n"]}),
+        r"the spine: symbol 'B\\n' in row 2 is not that of entity_id null; rename or drop column 'symbol'",
+    ),
+    (
+        pd.DataFrame({"entity_id": ["A_1h"], "time": [NOON]}).set_index(pd.Index(["1d"], name="timeframe")),
+        "the spine: timeframe '1d' in row 1 is not that of entity_id 'A_1h'; rename or drop column 'timeframe'",
+    ),
     ("nowhere.csv", "nowhere.csv can't be read"),
 ]
 

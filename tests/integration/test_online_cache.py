@@ -251,7 +251,7 @@ def test_a_view_that_was_never_materialized_is_read_from_its_history_until_it_is
     for _ in range(2):
         answer = served.answer(BTC)
         assert answer.sources == ("timescaledb",)
-        assert "was never materialized" in answer.reasons[VIEW]
+        assert "is empty; run" in answer.reasons[VIEW]
     served.materialize()
     assert served.read(BTC) == (1.0, "PRESENT", "online")
 

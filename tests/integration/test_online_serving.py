@@ -286,7 +286,7 @@ def test_a_clock_before_the_online_row_gets_what_was_known_then(served: Served) 
     assert event == NOON - HOUR
     answer = served.rows(["BTCUSDT_1h"], ["atr"])
     assert (answer[0]["event_timestamp"], answer[0]["atr"]) == (event, values["atr"])
-    assert answer.source == "online+timescaledb"
+    assert answer.source == "timescaledb"
     assert answer.degraded is None
     assert served.one("BTCUSDT_1h", "atr", backend="online") == (None, MISSING, "online")
 
@@ -300,7 +300,7 @@ def test_as_of_the_past_is_what_the_history_knew(served: Served, back: timedelta
     assert {name: answer[0][name] for name in FEATURES} == values
     assert answer[0]["event_timestamp"] == event
     assert answer.ages == [dict.fromkeys(FEATURES, (at - event).total_seconds())]
-    assert answer.source == ("online+timescaledb" if back else "online")
+    assert answer.source == ("timescaledb" if back else "online")
     assert answer.degraded is None, "the history is where the past is looked up"
 
 
@@ -500,8 +500,18 @@ def test_statuses_ages_and_sources_as_columns(served: Served) -> None:
 def test_the_history_s_share_of_an_answer_is_labelled_row_by_row(served: Served) -> None:
     served.now = NOON + 2 * HOUR
     frame = served.frame(["BTCUSDT_1h", "NOSUCH_1h"], ["atr"], as_of=NOON - HOUR, with_status=True)
-    assert frame["source"].tolist() == ["timescaledb", "online"]
-    assert (frame.attrs["source"], frame.attrs["degraded"]) == ("online+timescaledb", None)
+    # For what is not there, the history has the last word, too.
+    assert frame["source"].tolist() == ["timescaledb", "timescaledb"]
+    assert (frame.attrs["source"], frame.attrs["degraded"]) == ("timescaledb", None)
+    assert frame.attrs["sources"] == {TECHNICAL: "timescaledb"}
+    at = NOON - DAY + MINUTE
+    mixed = served.frame(["BTCUSDT_1h", "NEWUSDT_1h", "OLDUSDT_1h"], ["atr"], as_of=at, with_status=True)
+    assert mixed["source"].tolist() == ["timescaledb", "timescaledb", "online"]
+    assert (mixed.attrs["source"], mixed.attrs["sources"]) == ("timescaledb+online", {TECHNICAL: "timescaledb+online"})
+    before = dict(served.manager.counters()["views"][TECHNICAL]["paths"])
+    served.frame(["BTCUSDT_1h"], ["atr"], as_of=NOON - HOUR)
+    after = served.manager.counters()["views"][TECHNICAL]["paths"]
+    assert (after["online"], after["timescaledb"]) == (before["online"], before["timescaledb"] + 1)
 
 
 # --- what changes ----------------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from featurectl.core.config import Overrides
+from featurectl.core.db import open_database
 from tests.fix_repository import Repo
 from tests.integration.test_first_path import candles
 
@@ -163,6 +165,14 @@ def test_common_options_stand_before_the_command_or_after_it(repo: Repo, tmp_pat
     after = repo.run("views", "-q", "-C", tmp_path / "elsewhere", "--timeout", "5")
     assert (before.returncode, before.stderr) == (after.returncode, after.stderr) == (0, "")
     assert before.stdout == after.stdout
+
+
+def test_a_timeout_of_0_is_no_limit(repo: Repo) -> None:
+    assert "0: no limit" in " ".join(repo.ok("views", "--help").split())
+    for seconds, shown in ((0, "0"), (5, "5s")):
+        database = open_database(Overrides(repo=repo.root, database_url=repo.url, timeout=seconds))
+        with database.connect(read_only=True) as connection:
+            assert connection.execute("SHOW statement_timeout").fetchall() == [(shown,)]
 
 
 def test_3d_bars_of_two_vendors_do_not_overlap(repo: Repo) -> None:

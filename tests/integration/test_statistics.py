@@ -165,7 +165,7 @@ def test_the_manager_gives_a_row_for_each_feature(market: Market) -> None:
         "datetime64[ns, UTC]",
         "int64",
     ]
-    assert frame.attrs == {"window": {"start": None, "end": None}}
+    assert frame.attrs == {"window": {"start": None, "end": None}, "degraded": None}
     some = frame_of(market.repo, ["rsi_14"], entity_ids=["A_1h"], start_date=START + HOUR, end_date="now")
     assert some[["count", "min", "max", "entities"]].values.tolist() == [[4, 1, 4, 1]]
     assert some.attrs["window"] == {"start": "2024-01-01T01:00:00Z", "end": "2024-01-31T00:00:00Z"}

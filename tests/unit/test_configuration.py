@@ -41,6 +41,17 @@ def test_the_flag_wins_over_the_environment_and_that_over_the_directory(
     assert find_repository(explicit=flag) == flag
 
 
+def test_a_repository_may_be_named_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write(tmp_path / "market", EMBEDDED)
+    assert find_repository(explicit=root / "feature_store.yaml") == root
+    monkeypatch.chdir(root)
+    assert find_repository(explicit=Path("feature_store.yaml")) == root
+    monkeypatch.setenv("FEATURECTL_REPO", str(root / "feature_store.yaml"))
+    assert find_repository() == root
+    with pytest.raises(RepositoryNotFound, match=r"none holds no feature_store\.yaml; run `featurectl init \S*none`"):
+        find_repository(explicit=tmp_path / "none" / "feature_store.yaml")
+
+
 def test_a_directory_without_a_repository_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RepositoryNotFound, match="featurectl init"):

@@ -54,10 +54,14 @@ def test_a_call_counts_in_each_of_its_views() -> None:
 def test_a_view_whose_rows_come_from_two_paths_counts_in_both() -> None:
     counters = Counters()
     one = answer()
-    one.from_history.add(("BTCUSDT",))
+    one.keys = Keys([("BTCUSDT",), ("ETHUSDT",)])
+    one.from_history.add(("ETHUSDT",))
     counters.count(one, ALL_PRESENT, 0.001)
     assert view(counters)["paths"] == {"online": 1, "timescaledb": 1}
-    assert view(counters)["calls"] == 1
+    one.from_history.add(("BTCUSDT",))
+    counters.count(one, ALL_PRESENT, 0.001)
+    assert view(counters)["paths"] == {"online": 1, "timescaledb": 2}
+    assert view(counters)["calls"] == 2
 
 
 def test_percentiles_are_those_of_the_newest_reads() -> None:

@@ -19,6 +19,13 @@ def test_what_is_no_id_is_refused_with_an_example(text: str) -> None:
         parse_entity_id(text)
 
 
+@pytest.mark.parametrize("text", ["BTC\n_1h", "BTC_1h\n", "BTC\x1b[31m"])
+def test_an_id_is_shown_in_one_line_whatever_it_holds(text: str) -> None:
+    with pytest.raises(InvalidEntityId) as caught:
+        parse_entity_id(text)
+    assert str(caught.value).isprintable() and repr(text) in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "meant"), [("BTCUSDT_1H", "BTCUSDT_1h"), ("BTCUSDT_60m", "BTCUSDT_"), ("BTCUSDT_2hour", "_2h")]
 )

@@ -70,9 +70,9 @@ class Request:
 class ViewAnswer:
     """What one view answers: a row for each key that has one.
 
-    ``source`` is the path that was taken, ``from_history`` the keys that the history answered beside it, ``reason``
-    why the answer is degraded, ``serving`` the rows, in the order of the keys, where
-    none is missing and none is stale.
+    ``source`` is the path that was taken, ``from_history`` the keys for which the history had the last word beside it,
+    ``reason`` why the answer is degraded, ``serving`` the rows, in the order of the keys, where none is missing and
+    none is stale.
     """
 
     view: View
@@ -87,6 +87,13 @@ class ViewAnswer:
 
     def source_of(self, key: Key) -> Source:
         return Source.TIMESCALEDB if key in self.from_history else self.source
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The paths that the keys are answered by, each once."""
+        if not self.from_history:
+            return (self.source,)
+        return tuple(dict.fromkeys(map(self.source_of, self.keys)))
 
     def statuses(self, key: Key, as_of: datetime) -> list[Status]:
         """Return the status of each feature for one key."""
@@ -183,10 +190,7 @@ class Answer:
     @property
     def sources(self) -> tuple[Source, ...]:
         """The paths that were taken, each once."""
-        taken = dict.fromkeys(view.source for view in self.views)
-        if any(view.from_history for view in self.views):
-            taken[Source.TIMESCALEDB] = None
-        return tuple(taken)
+        return tuple(dict.fromkeys(source for view in self.views for source in view.sources))
 
     @property
     def reasons(self) -> dict[str, str]:

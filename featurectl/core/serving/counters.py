@@ -92,9 +92,8 @@ class Counters:
         """
         counters = self._of(answer.view.name)
         counters.calls += 1
-        counters.paths[answer.source] += 1
-        if answer.from_history:
-            counters.paths[Source.TIMESCALEDB] += 1
+        for source in answer.sources:
+            counters.paths[source] += 1
         counters.seconds.append(seconds)
         for status, count in statuses.items():
             if count:

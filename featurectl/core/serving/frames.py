@@ -62,7 +62,7 @@ def online_frame(answer: Answer, *, with_status: bool = False) -> pd.DataFrame:
     frame = pd.DataFrame(columns)
     frame.attrs = {
         "source": rows.source,
-        "sources": {view.view.name: str(view.source) for view in answer.views},
+        "sources": {view.view.name: "+".join(view.sources) for view in answer.views},
         "degraded": rows.degraded,
         "statuses": statuses,
         "ages": ages,

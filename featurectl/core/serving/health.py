@@ -71,11 +71,13 @@ def _catalog(catalog: Catalog | None, notes: tuple[str, ...]) -> dict[str, Any] 
     }
 
 
-async def ask_database(database: Database, *, within: float) -> dict[str, Any]:
+async def ask_database(database: Database, *, within: float, unless_stopped: bool = False) -> dict[str, Any]:
     """Return whether a database answers on a new connection, in how many milliseconds, and its version."""
     try:
         async with asyncio.timeout(within):
-            connection: AsyncConnection = await database.open_async(psycopg.AsyncConnection)
+            connection: AsyncConnection = await database.open_async(
+                psycopg.AsyncConnection, unless_stopped=unless_stopped
+            )
             try:
                 started = monotonic()
                 await connection.execute("SELECT 1")

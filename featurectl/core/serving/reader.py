@@ -48,6 +48,8 @@ RETRY_PAUSE, LONGEST_PAUSE = 0.05, 0.4
 RETRY_SECONDS = 30.0
 # Seconds that a probe has, where the call beside it has less.
 PROBE_SECONDS = 0.5
+# The part of its time that a call waits for its probe, and the most seconds.
+PROBE_SHARE, LONGEST_WAIT = 0.1, 0.05
 
 
 class _CircuitOpened(Exception):
@@ -190,7 +192,7 @@ class Reader:
             return None
         if self.breakers:
             for answer in answers:
-                answer.reason = self._reason_if_open(source, answer, deadline)
+                answer.reason = await self._reason_if_open(source, answer, deadline)
         try:
             failures = await self._try(source, [answer for answer in answers if not answer.reason], deadline)
         except _CircuitOpened:
@@ -305,7 +307,7 @@ class Reader:
         if wanted:
             rows = await self._from_history(answer, wanted, request, deadline)
             found.update(rows)
-            answer.from_history.update(rows)
+            answer.from_history.update(key for key in wanted if key in rows or key not in found)
 
     async def _why_empty(self, answer: ViewAnswer, deadline: Deadline) -> str | None:
         """Say why the first path has nothing of a view, unless it has something of other entities."""
@@ -317,7 +319,7 @@ class Reader:
         if answer.source is Source.FEAST:
             name = answer.view.name
             return f"Feast's online store holds nothing of view '{name}'; run `featurectl feast -- materialize`"
-        return f"view '{answer.view.name}' was never materialized; run `featurectl materialize`"
+        return f"the online table of view '{answer.view.name}' is empty; run `featurectl materialize`"
 
     async def _is_materialized(self, answer: ViewAnswer, deadline: Deadline) -> bool:
         if answer.source is Source.ONLINE:
@@ -340,8 +342,11 @@ class Reader:
 
     # --- the circuit -------------------------------------------------------------------------------------------------
 
-    def _reason_if_open(self, source: Source, answer: ViewAnswer, deadline: Deadline) -> str | None:
-        """Say why a view's first path is left alone, if it is; where it is time, try it beside the answer."""
+    async def _reason_if_open(self, source: Source, answer: ViewAnswer, deadline: Deadline) -> str | None:
+        """Say why a view's first path is left alone, if it is; where it is time, try it beside the answer.
+
+        A path that is well again says so at once, and this very call takes it.
+        """
         breaker = self.breakers.get(_circuit(source, answer.view))
         if breaker is None or breaker.is_closed:
             return None
@@ -350,7 +355,8 @@ class Reader:
             task = asyncio.ensure_future(self._probe(source, beside, breaker, deadline))
             self._probes.add(task)
             task.add_done_callback(self._probes.discard)
-        return breaker.reason
+            await asyncio.wait([task], timeout=min(PROBE_SHARE * deadline.left(), LONGEST_WAIT))
+        return None if breaker.is_closed else breaker.reason
 
     def _any_is_open(self, answers: Sequence[ViewAnswer]) -> bool:
         if not self.breakers:

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple, TypeVar
 import psycopg
 from psycopg import errors as pg
 from psycopg import generators
-from psycopg.abc import PQGen
+from psycopg.abc import PQGen, PQGenConn
 from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus, Format
-from psycopg.pq.abc import PGresult
-from psycopg.waiting import wait_async
+from psycopg.pq.abc import PGcancelConn, PGresult
+from psycopg.waiting import wait_async, wait_conn
 
 from featurectl.core.pgarray import EPOCH_SHIFT, Array
 from featurectl.core.serving.watch import Watch
@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 # More statements than that stay unprepared: a connection keeps what it has prepared for good.
 MAX_PREPARED = 200
+# Seconds that a server has to hear that a query is given up.
+CANCEL_SECONDS = 5.0
 
 _instant = struct.Struct(">q").pack
 
@@ -141,7 +143,7 @@ class Session(psycopg.AsyncConnection[tuple[Any, ...]]):
         self._stop_watching()
         # Where there is no memory or thread for it, the query ends by its own time-out.
         with contextlib.suppress(psycopg.Error, RuntimeError, MemoryError):
-            threading.Thread(target=_cancel, args=(self.pgconn.get_cancel(),), daemon=True).start()
+            threading.Thread(target=_cancel, args=(self.pgconn.cancel_conn(),), daemon=True).start()
         self.pgconn.finish()
 
     def _stop_watching(self) -> None:
@@ -149,11 +151,16 @@ class Session(psycopg.AsyncConnection[tuple[Any, ...]]):
             self._watch.stop()
 
 
-def _cancel(cancel: Any) -> None:
-    try:
-        cancel.cancel()
-    except psycopg.Error:
-        return  # the server is gone, and the query with it
+def _cancel(connection: PGcancelConn) -> None:
+    """Tell the server to stop a query, step by step: libpq's own call keeps every thread of Python from running."""
+
+    def ask() -> PQGenConn[None]:
+        connection.start()
+        yield from generators.cancel(connection)
+
+    # Who does not answer runs the query to its time-out, or is gone.
+    with contextlib.suppress(psycopg.Error):
+        wait_conn(ask(), interval=CANCEL_SECONDS, timeout=CANCEL_SECONDS)
 
 
 def _pipelined(connection: Any) -> PQGen[list[PGresult]]:
