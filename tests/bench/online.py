@@ -45,6 +45,7 @@ PROGRAMS = Path(sys.executable).parent
 NOW = datetime(2024, 6, 1, 12, 30, tzinfo=UTC)
 VIEW = "technical_indicators_view"
 FEATURES = ("rsi_14", "macd", "ema_20", "bollinger_bands_position", "atr", "volume_sma_ratio")
+GET_ONLINE = ("get-online", "BTCUSDT_1h", "--service", "technical_indicators_service")
 BARS = 500
 # Seconds that each number of tasks reads for.
 MANAGER_SECONDS = 2.0
@@ -169,7 +170,7 @@ def measure(directory: Path, rounds: int) -> dict[str, list[float]]:
     environment = child_environment(url)
     set_up_stock(ours, stock, url, environment)
     contenders = (
-        Contender("featurectl get-online", [program("featurectl"), "get-online", "BTCUSDT_1h"], ours),
+        Contender("featurectl get-online", [program("featurectl"), *GET_ONLINE], ours),
         Contender("floor", [sys.executable, "-c", FLOOR, url], ours),
         Contender("featurectl --help", [program("featurectl"), "--help"], ours),
         Contender("import typer", [sys.executable, "-c", "import typer"], ours),
