@@ -9,7 +9,6 @@ import json
 import math
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -201,7 +200,9 @@ def check_writable(path: Path) -> None:
         if path.is_dir():
             raise OutputFileError(f"{path} is a directory; name a file in it")
         if not _is_special(path):
-            tempfile.TemporaryFile(dir=path.resolve().parent).close()
+            from tempfile import TemporaryFile  # 2 ms
+
+            TemporaryFile(dir=path.resolve().parent).close()
 
 
 @contextlib.contextmanager
@@ -215,9 +216,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     if _is_special(path):
         yield path
         return
+    from tempfile import mkstemp
+
     with _writing(path):
         target = path.resolve()
-        handle, name = tempfile.mkstemp(prefix=".featurectl-", suffix=path.suffix, dir=target.parent)
+        handle, name = mkstemp(prefix=".featurectl-", suffix=path.suffix, dir=target.parent)
         os.close(handle)
         temporary = Path(name)
         try:

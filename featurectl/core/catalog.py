@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -311,6 +310,8 @@ def hashed(catalog: Catalog) -> Catalog:
         "views": [asdict(view) for view in sorted(catalog.views, key=lambda item: item.name)],
         "services": [asdict(service) for service in sorted(catalog.services, key=lambda item: item.name)],
     }
+    import hashlib  # 2 ms, and only `apply` needs it
+
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return replace(catalog, content_hash=digest)
 

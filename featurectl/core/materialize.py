@@ -276,28 +276,4 @@ def _as(value: sql.Composable, target: Target, name: str) -> sql.Composable:
 
 
 def _stored(target: Target, column: str, alias: str, kind: str) -> sql.Composable:
-    return cast_to(sources.column(column, alias), target.source_types[column], kind)
-
-
-def cast_to(value: sql.Composable, given: str, kind: str) -> sql.Composable:
-    """Return a value of the source, whose type is ``given``, as something that PostgreSQL itself casts to a type."""
-    value = sql.SQL(_CASTS.get((_family(given), _family(kind)), "{}")).format(value)
-    cast = sql.SQL("{}::{}").format(value, sql.SQL(kind)) if kind in sources.FLOATS else value
-    return sources.without_nan(cast, kind)
-
-
-# Where PostgreSQL has no cast, or not the one that is meant.
-_CASTS = {
-    ("boolean", "number"): "{}::integer",
-    ("number", "boolean"): "({} <> 0)",
-    ("array", "jsonb"): "to_jsonb({})",
-}
-
-
-def _family(kind: str) -> str:
-    if kind.endswith("[]"):
-        return "array"
-    return "number" if kind in _NUMBERS or kind.startswith("numeric") else kind
-
-
-_NUMBERS = ("smallint", "integer", "bigint", "real", "double precision")
+    return sources.cast_to(sources.column(column, alias), target.source_types[column], kind)

@@ -13,7 +13,6 @@ from psycopg import sql
 from featurectl.core import pgarray, sources
 from featurectl.core.catalog import Field, Selection, View
 from featurectl.core.entity import EntityId
-from featurectl.core.materialize import cast_to
 from featurectl.core.schema import table_identifier
 from featurectl.core.serving.session import Query
 from featurectl.errors import InvalidEntityId, UsageError
@@ -192,5 +191,5 @@ def _keys(view: View) -> sql.Composable:
 
 def _as_online(field: Field, types: Mapping[str, str]) -> sql.Composable:
     given = types.get(field.source_column, field.column_type)
-    value = cast_to(sources.column(field.source_column), given, field.column_type)
+    value = sources.cast_to(sources.column(field.source_column), given, field.column_type)
     return value if given == field.column_type else sql.SQL("({})::{}").format(value, sql.SQL(field.column_type))

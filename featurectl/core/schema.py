@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +70,8 @@ def online_table_name(project: str, view: str, schema: str = "online") -> str:
     # Otherwise the view a__b of project p and the view b of project p__a would share a table.
     ambiguous = "__" in project or project.endswith("_")
     if ambiguous or len(name.encode()) > MAX_IDENTIFIER_BYTES:
+        import hashlib  # 2 ms, and few names are so long
+
         digest = hashlib.sha256(f"{project}\0{view}".encode()).hexdigest()[:12]
         name = f"{_shortened(project)}__{_shortened(view)}__{digest}"
     return f"{schema}.{name}"

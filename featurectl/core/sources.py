@@ -65,6 +65,30 @@ def without_nan(value: sql.Composable, kind: str) -> sql.Composable:
     return sql.SQL("nullif({}, 'NaN')").format(value) if kind in FLOATS else value
 
 
+def cast_to(value: sql.Composable, given: str, kind: str) -> sql.Composable:
+    """Return a value of the source, whose type is ``given``, as something that PostgreSQL itself casts to a type."""
+    value = sql.SQL(_CASTS.get((_family(given), _family(kind)), "{}")).format(value)
+    cast = sql.SQL("{}::{}").format(value, sql.SQL(kind)) if kind in FLOATS else value
+    return without_nan(cast, kind)
+
+
+# Where PostgreSQL has no cast, or not the one that is meant.
+_CASTS = {
+    ("boolean", "number"): "{}::integer",
+    ("number", "boolean"): "({} <> 0)",
+    ("array", "jsonb"): "to_jsonb({})",
+}
+
+
+def _family(kind: str) -> str:
+    if kind.endswith("[]"):
+        return "array"
+    return "number" if kind in _NUMBERS or kind.startswith("numeric") else kind
+
+
+_NUMBERS = ("smallint", "integer", "bigint", "real", "double precision")
+
+
 def commas(parts: Iterable[sql.Composable]) -> sql.Composable:
     return sql.SQL(", ").join(parts)
 
