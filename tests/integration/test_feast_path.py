@@ -531,8 +531,8 @@ def test_features_on_demand_are_answered_by_feast(foreign: ForeignRepo) -> None:
         read(foreign, "mood", backend="timescaledb")
 
 
-def test_features_on_demand_over_our_own_store(repo: Repo) -> None:
-    """What is past its TTL there is made of what is there, too, and withheld by who asks."""
+def halved_of_ours(repo: Repo) -> tuple[ForeignRepo, FeatureView, Any]:
+    """Fill a repository with an online store of ours; return a view of it, and one on demand over that."""
     ours = ForeignRepo(repo.root, repo.url)
     fill(ours)
     ours.ok("materialize")
@@ -543,7 +543,13 @@ def test_features_on_demand_over_our_own_store(repo: Repo) -> None:
     def halved_view(inputs: dict[str, Any]) -> dict[str, Any]:
         return {"halved": [None if one is None else one / 2 for one in inputs["ema_20"]]}
 
-    apply_by_feast(ours, halved_view)
+    return ours, source, halved_view
+
+
+def test_features_on_demand_over_our_own_store(repo: Repo) -> None:
+    """What is past its TTL there is made of what is there, too, and withheld by who asks."""
+    ours, _, halved = halved_of_ours(repo)
+    apply_by_feast(ours, halved)
     answer = read(ours, "halved", "ema_20", ids=("BTCUSDT_1h", "OLDUSDT_1h"), allow_stale=True)
     assert set(answer.sources) == {"feast", "online"}
     for row in answer.by_entity():
@@ -555,17 +561,8 @@ def test_features_on_demand_over_our_own_store(repo: Repo) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_a_service_of_features_that_are_stored_and_on_demand_is_answered_whole(repo: Repo) -> None:
     """Whether the catalog was published with it or before: each view by its own path, a training set by Feast."""
-    ours = ForeignRepo(repo.root, repo.url)
-    fill(ours)
-    ours.ok("materialize")
-    with feast_store(ours.database) as store:
-        source = store.get_feature_view(TECHNICAL_VIEW)
-
-    @on_demand_feature_view(sources=[source], schema=[Field(name="halved", dtype=Float64)], mode="python")
-    def halved_view(inputs: dict[str, Any]) -> dict[str, Any]:
-        return {"halved": [None if one is None else one / 2 for one in inputs["ema_20"]]}
-
-    apply_by_feast(ours, halved_view, FeatureService(name="both", features=[source[["ema_20"]], halved_view]))
+    ours, source, halved = halved_of_ours(repo)
+    apply_by_feast(ours, halved, FeatureService(name="both", features=[source[["ema_20"]], halved]))
 
     async def work(manager: FeastFeatureStoreManager) -> None:
         (row,) = await manager.get_online_features_rows(["BTCUSDT_1h"], feature_service_name="both")
