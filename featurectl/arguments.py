@@ -68,7 +68,7 @@ def _texts(
     given: Any, argument: str, kind: str, otherwise: str, error: type[UsageError] = UsageError
 ) -> tuple[str, ...]:
     if isinstance(given, str):
-        raise UsageError(f"{argument} is a list of {kind}, not the text '{given}'; write ['{given}']")
+        raise UsageError(f"{argument} is a list of {kind}, not the text {given!r}; write [{given!r}]")
     try:
         texts = tuple(given)
     except TypeError:

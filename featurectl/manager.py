@@ -285,8 +285,9 @@ class FeastFeatureStoreManager:
 
         With ids and both dates there is a row for every event time of the features, id by id: entity_id, symbol,
         timeframe, event_timestamp, features. With a ``spine`` (a DataFrame, or a CSV or Parquet file, with
-        event_timestamp and entity_id or the keys) its rows, columns and index stay, in their order, and the features
-        come behind. In a spine, times without a zone are UTC. ``targets`` are written ``forward_return:24``.
+        event_timestamp and entity_id or the keys; where it has both they must agree) its rows, columns and index stay,
+        in their order, and the features come behind. In a spine, times without a zone are UTC. ``targets`` are written
+        ``forward_return:24``.
 
         ``attrs`` hold ``source`` (timescaledb, or feast where no SQL reads the features or ``backend`` asks for it),
         ``degraded``, ``notes`` and ``window``. It takes the time it takes, or ``timeout`` seconds at most; a task that
