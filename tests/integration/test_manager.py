@@ -253,7 +253,7 @@ def test_opening_choosing_and_reading_share_the_time_of_a_call(shop: Repo, monke
         chosen = await manager._opened.select((tuple(NAMES), None), Deadline())  # type: ignore[union-attr]
 
         async def slowly(*_: Any) -> Any:
-            await asyncio.sleep(0.8)
+            await asyncio.sleep(0.9)
             return chosen
 
         monkeypatch.setattr(Opened, "_select_beyond", slowly)
@@ -263,7 +263,7 @@ def test_opening_choosing_and_reading_share_the_time_of_a_call(shop: Repo, monke
                 began = time.monotonic()
                 with pytest.raises(ReadTimeout, match="no answer within 1 s"):
                     await manager.get_online_features_rows(["A_1h"], ["no_view:x"], **words)  # type: ignore[arg-type]
-                assert 1.0 <= time.monotonic() - began < 1.5
+                assert 1.0 <= time.monotonic() - began < 1.85
                 manager._opened._selections.clear()  # type: ignore[union-attr]
 
     on(shop, main, timeout=1.0)

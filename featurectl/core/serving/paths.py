@@ -7,7 +7,6 @@ import math
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from time import monotonic
 from typing import Protocol, TypeVar
 
 import psycopg
@@ -92,12 +91,12 @@ async def limited(reading: Awaitable[T], source: Source, answers: Sequence[ViewA
     Raises:
         ReadTimeout: it takes longer.
     """
-    started = monotonic()
+    given = Deadline(until).left()
     try:
         async with asyncio.timeout_at(until):
             return await reading
     except TimeoutError as error:
-        raise too_late(source, answers, monotonic() - started) from error
+        raise too_late(source, answers, given) from error
 
 
 class PathTimeout(ReadTimeout):
@@ -109,7 +108,7 @@ class PathTimeout(ReadTimeout):
 
 
 def too_late(source: Source, answers: Sequence[ViewAnswer], seconds: float) -> PathTimeout:
-    """Return the error of a first path that did not answer for some views in its time."""
+    """Return the error of a first path that did not answer for some views in the seconds that it had."""
     names = ", ".join(answer.view.name for answer in answers)
     return PathTimeout(f"{_PLACES[source]} did not answer for {names} within {seconds:.2g} s", seconds)
 

@@ -21,6 +21,7 @@ from featurectl.core.serving.cache import OnlineCache
 from featurectl.core.serving.counters import Counters
 from featurectl.core.serving.paths import (
     DEAD_SECONDS,
+    FIRST_SHARE,
     HURRY_SECONDS,
     Backend,
     Deadline,
@@ -256,11 +257,11 @@ class Reader:
                     raise _CircuitOpened
                 if alone:
                     return await session.fetch(queries, until=deadline.at)
-                begun = monotonic()
+                given = deadline.left() * FIRST_SHARE
                 try:
                     return await session.fetch(queries, until=deadline.share())
                 except TimeoutError as error:
-                    raise too_late(source, answers, monotonic() - begun) from error
+                    raise too_late(source, answers, given) from error
 
             readings = [self.cache.begin(answer.view) for answer in answers] if self.cache is not None else []
             found = await self._run(fetch, deadline)
