@@ -205,6 +205,7 @@ async def drill(ground: Ground, fault: Fault, phases: Phases, **options: Any) ->
         readers = [asyncio.ensure_future(_read(manager, number, outcome, stop)) for number in range(TASKS)]
         try:
             await asyncio.sleep(phases.before)
+            await _under_way(outcome)
             await _break_and_mend(ground, outcome, phases)
             await _recovery(outcome, phases)
             await asyncio.sleep(phases.after)
@@ -222,6 +223,13 @@ async def _warm_up(manager: FeastFeatureStoreManager, fault: Fault) -> None:
     while (rows := await manager.get_online_features_rows([f"{SYMBOLS[0]}_1h"])).source != fault.first:
         assert time.monotonic() < until, rows.degraded
         await asyncio.sleep(0.1)
+
+
+async def _under_way(outcome: Outcome) -> None:
+    """Wait until some calls have ended: the machine may have been elsewhere until now."""
+    async with asyncio.timeout(20):
+        while len(outcome.calls) < TASKS:
+            await asyncio.sleep(0.01)
 
 
 async def _break_and_mend(ground: Ground, outcome: Outcome, phases: Phases) -> None:

@@ -258,19 +258,22 @@ def test_a_locked_table_costs_one_call_half_its_time_and_later_calls_none(ground
     run(ground, body, timeout=1.0)
 
 
-def test_a_path_that_is_well_again_answers_the_first_call_after_a_while(ground: Ground) -> None:
+def test_a_path_that_is_well_again_answers_the_first_call_after_a_while(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also where calls come so seldom that each of them finds a probe due."""
+    monkeypatch.setattr(featurectl.core.serving.reader, "LONGEST_WAIT", 2.0)  # the machine may be slow
 
     async def body(manager: FeastFeatureStoreManager) -> None:
         await read(manager)
         with faults.table_locked(ground):
-            assert (await read(manager)).source == "timescaledb"
+            assert (await read(manager, timeout=1.0)).source == "timescaledb"
         found = breaker(manager)
         assert found is not None
         found.seconds = lambda: time.monotonic() + 60
         assert (await read(manager)).degraded is None
 
-    run(ground, body, timeout=1.0)
+    run(ground, body, timeout=20.0)
 
 
 def test_callers_in_a_hurry_cost_others_nothing(ground: Ground) -> None:
