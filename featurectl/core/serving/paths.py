@@ -48,15 +48,11 @@ class Deadline:
 
     def or_later(self, seconds: float) -> Deadline:
         """Return the same, or one that is so many seconds away, if that is later or there is none."""
-        other = Deadline.after(seconds)
-        return self if self.at is not None and other.at is not None and self.at > other.at else other
+        return self if seconds < self.left() < math.inf else Deadline.after(seconds)
 
-    def share(self) -> float | None:
+    def share(self) -> Deadline:
         """Return when a path that begins now is given up for another."""
-        if self.at is None:
-            return None
-        now = asyncio.get_running_loop().time()
-        return now + (self.at - now) * FIRST_SHARE
+        return self if self.at is None else Deadline.after(self.left() * FIRST_SHARE)
 
     def left(self) -> float:
         """Return how many seconds are left."""
@@ -85,15 +81,14 @@ class Foreign(Protocol):
 _PLACES = {Source.ONLINE: "the online table", Source.FEAST: "Feast's online store"}
 
 
-async def limited(reading: Awaitable[T], source: Source, answers: Sequence[ViewAnswer], until: float | None) -> T:
-    """Await what a first path reads of some views, up to a time.
+async def limited(reading: Awaitable[T], source: Source, answers: Sequence[ViewAnswer], given: Deadline) -> T:
+    """Await what a first path reads of some views, in the time that it is given.
 
     Raises:
         ReadTimeout: it takes longer.
     """
-    given = Deadline(until).left()
     try:
-        async with asyncio.timeout_at(until):
+        async with asyncio.timeout_at(given.at):
             return await reading
     except TimeoutError as error:
         raise too_late(source, answers, given) from error
@@ -107,8 +102,9 @@ class PathTimeout(ReadTimeout):
         self.seconds = seconds
 
 
-def too_late(source: Source, answers: Sequence[ViewAnswer], seconds: float) -> PathTimeout:
-    """Return the error of a first path that did not answer for some views in the seconds that it had."""
+def too_late(source: Source, answers: Sequence[ViewAnswer], given: Deadline) -> PathTimeout:
+    """Return the error of a first path that did not answer for some views in the time that it was given."""
+    seconds = math.inf if given.seconds is None else given.seconds
     names = ", ".join(answer.view.name for answer in answers)
     return PathTimeout(f"{_PLACES[source]} did not answer for {names} within {seconds:.2g} s", seconds)
 

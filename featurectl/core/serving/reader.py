@@ -21,7 +21,6 @@ from featurectl.core.serving.cache import OnlineCache
 from featurectl.core.serving.counters import Counters
 from featurectl.core.serving.paths import (
     DEAD_SECONDS,
-    FIRST_SHARE,
     HURRY_SECONDS,
     Backend,
     Deadline,
@@ -239,11 +238,10 @@ class Reader:
         if source is Source.ONLINE and len(answers) > 1 and not timed_out:
             # One table of several may be at fault.
             return [one for answer in answers for one in await self._try(source, [answer], deadline, alone=alone)]
-        for circuit in dict.fromkeys(_circuit(source, answer.view) for answer in answers):
-            if probed is None and waited < HURRY_SECONDS:
-                continue
-            breaker = probed or self.breakers.setdefault(circuit, Breaker())
-            breaker.failed(str(error), timed_out=timed_out and waited >= DEAD_SECONDS, probe=breaker is probed)
+        if probed is not None or waited >= HURRY_SECONDS:
+            for circuit in dict.fromkeys(_circuit(source, answer.view) for answer in answers):
+                breaker = probed or self.breakers.setdefault(circuit, Breaker())
+                breaker.failed(str(error), timed_out=timed_out and waited >= DEAD_SECONDS, probe=breaker is probed)
         return [(error, answer) for answer in answers]
 
     async def _read(
@@ -257,9 +255,9 @@ class Reader:
                     raise _CircuitOpened
                 if alone:
                     return await session.fetch(queries, until=deadline.at)
-                given = deadline.left() * FIRST_SHARE
+                given = deadline.share()
                 try:
-                    return await session.fetch(queries, until=deadline.share())
+                    return await session.fetch(queries, until=given.at)
                 except TimeoutError as error:
                     raise too_late(source, answers, given) from error
 
@@ -272,7 +270,7 @@ class Reader:
         assert self.foreign is not None
         selections = [Selection(answer.view, answer.features) for answer in answers]
         reading = self.foreign.read(selections, [answer.keys.distinct for answer in answers])
-        return await limited(reading, source, answers, deadline.at if alone else deadline.share())
+        return await limited(reading, source, answers, deadline if alone else deadline.share())
 
     async def _fill_from_history(self, answers: Sequence[ViewAnswer], request: Request, deadline: Deadline) -> None:
         for answer in answers:
