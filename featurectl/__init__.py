@@ -5,11 +5,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from featurectl.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from featurectl.manager import FeastFeatureStoreManager
     from featurectl.shared import get_offline_features, get_online_features
 
-__version__ = "0.1.0"
 __all__ = ["FeastFeatureStoreManager", "get_offline_features", "get_online_features"]
 
 _MODULES = {

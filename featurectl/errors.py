@@ -19,6 +19,8 @@
     - StatementTimeout
     - ReadTimeout
   - LockHeld (4)
+  - Skipped (0)
+  - Findings (1)
   - FeastUnavailable (3)
   - PartlyDone (5)
   - Degraded (6)
@@ -124,6 +126,12 @@ class ReadTimeout(DatabaseError):
     """No answer came in the time that was given for it."""
 
 
+class Findings(FeaturectlError):
+    """What was looked at is not as it should be."""
+
+    exit_code = 1
+
+
 class FeastUnavailable(FeaturectlError):
     """Feast can't answer."""
 
@@ -134,6 +142,12 @@ class LockHeld(FeaturectlError):
     """Another run holds the lock."""
 
     exit_code = 4
+
+
+class Skipped(FeaturectlError):
+    """Another run holds the lock, and is left to it."""
+
+    exit_code = 0
 
 
 class PartlyDone(FeaturectlError):
@@ -152,3 +166,9 @@ class Interrupted(FeaturectlError):
     """Interrupted."""
 
     exit_code = 130
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was told to end by SIGTERM; what Ctrl-C rolls back is rolled back."""
+
+    exit_code = 143

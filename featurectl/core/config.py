@@ -20,7 +20,19 @@ EMBEDDED = "embedded"
 ONLINE_STORE = "featurectl.plugin.online.TimescaleOnlineStore"
 OFFLINE_STORE = "featurectl.plugin.offline.TimescaleOfflineStore"
 # What the file's section `featurectl:` may hold.
-SETTINGS = ("database", "connect_timeout", "statement_timeout", "warmup_bars", "storage")
+SETTINGS = (
+    "database",
+    "connect_timeout",
+    "statement_timeout",
+    "write_timeout",
+    "lock_timeout",
+    "retry_for",
+    "warmup_bars",
+    "storage",
+    "pipeline",
+)
+
+SCHEMA_NAME = "write a schema's name of at most 63 bytes, without dots and line breaks"
 
 # Fewer bars, and what Wilder's averages still remember of their start is more than 1e-9 of their value.
 MIN_WARMUP = 400
@@ -46,7 +58,9 @@ class Config:
 
     ``database_url`` is ``None`` when the embedded server is used. ``registry_schema`` is where Feast's SQL registry
     stands in the same database, ``registry_file`` the file it is; both are ``None`` where it is elsewhere. Times are
-    seconds. ``storage`` is what the file says of tables' life cycles, which core/storage.py reads.
+    seconds: what writes may take ``write_timeout`` a statement, waits ``lock_timeout`` for rows and tables, and tries
+    again for ``retry_for`` when the database goes away. ``storage`` is what the file says of tables' life cycles, which
+    core/storage.py reads, and ``pipeline`` what it says of `featurectl run`.
     """
 
     root: Path
@@ -60,6 +74,10 @@ class Config:
     statement_timeout: float = 30
     warmup_bars: int = 1000
     storage: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    write_timeout: float = 3600
+    lock_timeout: float = 30
+    retry_for: float = 60
+    pipeline: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def online_store_is_ours(self) -> bool:
@@ -83,9 +101,10 @@ def find_repository(start: Path | None = None, *, explicit: Path | None = None) 
     """
     named = explicit or (Path(value) if (value := os.environ.get(REPO_VARIABLE)) else None)
     if named is not None:
-        if named.name == FILE_NAME and not named.is_dir():
+        # os.path says no of a name that is too long, where Path's methods fail.
+        if named.name == FILE_NAME and not os.path.isdir(named):
             named = named.parent
-        if not (named / FILE_NAME).is_file():
+        if not os.path.isfile(named / FILE_NAME):
             raise RepositoryNotFound(f"{named} holds no {FILE_NAME}; run `featurectl init {named}`")
         return named.resolve()
     here = (start or Path.cwd()).resolve()
@@ -119,14 +138,31 @@ def load_config(overrides: Overrides | None = None) -> Config:
         project=_project(document, path),
         database_url=url,
         online_store=str(online.get("type", "sqlite")),
-        online_schema=str(online.get("db_schema", "online")),
+        online_schema=_online_schema(online, path),
         registry_schema=registry_schema_of(registry, url),
         registry_file=_registry_file(registry, root),
         connect_timeout=_seconds("FEATURECTL_CONNECT_TIMEOUT", own.get("connect_timeout"), 5, path),
         statement_timeout=_timeout(overrides.timeout, own.get("statement_timeout"), path),
         warmup_bars=_count("warmup_bars", own.get("warmup_bars", 1000), path, least=MIN_WARMUP),
         storage=_storage(own, path),
+        write_timeout=_seconds("FEATURECTL_WRITE_TIMEOUT", own.get("write_timeout"), 3600, path),
+        lock_timeout=_seconds("FEATURECTL_LOCK_TIMEOUT", own.get("lock_timeout"), 30, path),
+        retry_for=_seconds("FEATURECTL_RETRY_FOR", own.get("retry_for"), 60, path),
+        pipeline=_pipeline(document, own, path),
     )
+
+
+def declared(root: Path) -> tuple[str, bool]:
+    """Return a repository's project, and whether its file asks for the embedded database; no database is resolved.
+
+    Raises:
+        UnsetVariable: the project is an environment variable that is not set.
+        ConfigError: the file is not the YAML it should be.
+    """
+    path = root / FILE_NAME
+    document = _read_yaml(path)
+    project = _project(_expand({"project": document.get("project")}, path), path)
+    return project, _own_section(document, path).get("database") == EMBEDDED
 
 
 def config_without_file(root: Path, overrides: Overrides) -> Config:
@@ -214,11 +250,33 @@ def _own_section(document: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     return own
 
 
+def _online_schema(online: Mapping[str, Any], path: Path) -> str:
+    name = online.get("db_schema", "online")
+    if online.get("type") == ONLINE_STORE and not is_schema_name(name):
+        raise ConfigError(f"{path}: online_store.db_schema is {name!r}; {SCHEMA_NAME}")
+    return str(name)
+
+
+def is_schema_name(name: Any) -> bool:
+    """Tell whether a schema can have this name: tables go by ``schema.table``, and PostgreSQL cuts what is longer."""
+    return isinstance(name, str) and name.isprintable() and "." not in name and 0 < len(name.encode()) < 64
+
+
 def _storage(own: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     storage = own.get("storage")
     if storage is not None and not isinstance(storage, Mapping):
         raise ConfigError(f"{path}: featurectl.storage must be a mapping of tables to their settings")
     return storage or {}
+
+
+def _pipeline(document: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    """Return what the file says of `featurectl run`, in its section or at the top."""
+    if document.get("pipeline") and own.get("pipeline"):
+        raise ConfigError(f"{path} has two sections pipeline; keep the one in featurectl")
+    pipeline = own.get("pipeline") or document.get("pipeline") or {}
+    if not isinstance(pipeline, Mapping):
+        raise ConfigError(f"{path}: pipeline must be a mapping of settings")
+    return pipeline
 
 
 def _project(document: Mapping[str, Any], path: Path) -> str:

@@ -71,31 +71,33 @@ class Database:
         return session_url(self.url(), connect_timeout=self.config.connect_timeout)
 
     @contextlib.contextmanager
-    def connect(self, *, read_only: bool = False) -> Iterator[Connection]:
+    def connect(self, *, read_only: bool = False, unless_stopped: bool = False) -> Iterator[Connection]:
         """Open a connection in autocommit mode; close it at the end.
 
-        Read-only connections get the statement time-out; writers may take as long as their data needs.
+        Read-only connections get the statement time-out; writers may take as long as their data needs. With
+        ``unless_stopped`` an embedded server that somebody has stopped stays so.
 
         Raises:
             DatabaseUnreachable: nothing answers there, or it refuses us.
         """
         with translated_errors():
-            connection = self._open(read_only)
+            connection = self._open(read_only, unless_stopped)
             try:
                 with interruptible(lambda: _cancel(connection)):
                     yield connection
             finally:
                 connection.close()
 
-    def _open(self, read_only: bool) -> Connection:
-        url = self.url()
+    def _open(self, read_only: bool, unless_stopped: bool) -> Connection:
+        url = self.config.database_url or embedded.running_url(embedded.data_dir(self.config.root))
         try:
-            return self._connected(url, read_only)
+            if url is not None:
+                return self._connected(url, read_only)
         except psycopg.OperationalError as error:
             if not self.is_embedded:
-                raise _unreachable(url, error) from error
-        # The pid file outlived its server, or the server is on its way up or down.
-        return self._connected(self._started(), read_only)
+                raise _unreachable(url or "", error) from error
+        # It was not started yet, or the pid file outlived its server, or the server is on its way up or down.
+        return self._connected(self._started(unless_stopped), read_only)
 
     async def open_async(self, kind: type[AsyncKind], *, unless_stopped: bool = False) -> AsyncKind:
         """Open a connection for reads in the running event loop, of a class of the caller's.

@@ -12,17 +12,18 @@ from featurectl.core import sources
 from featurectl.core.announce import announce
 from featurectl.core.catalog import Catalog, View
 from featurectl.core.db import Connection, translated_errors
-from featurectl.core.locks import lock
+from featurectl.core.locks import REFUSE, Locking, lock, name_of_view
 from featurectl.core.queries import query
+from featurectl.core.runs.retries import is_transient
 from featurectl.core.schema import columns_of, table_identifier
 from featurectl.core.times import Window, iso
 from featurectl.errors import (
-    DatabaseUnreachable,
     DefinitionError,
     FeaturectlError,
     Interrupted,
     PartlyDone,
     SchemaMissing,
+    Skipped,
     UsageError,
 )
 
@@ -93,49 +94,63 @@ def materialize(
     *,
     now: datetime,
     on_view: Callable[[int, View], None] = lambda index, view: None,
+    force: bool = False,
+    locking: Locking = REFUSE,
+    finished: dict[str, Materialized | Failed] | None = None,
 ) -> list[Materialized | Failed]:
     """Materialize views one after the other, each in a transaction of its own.
 
-    A window without a start is incremental: each entity's newest row up to the end.
+    A window without a start is incremental: each entity's newest row up to the end. ``force`` overwrites newer online
+    rows. A run that is tried again gives what it had ``finished``, by view, which is not done again.
 
     Raises:
         UsageError: the window ends in the future.
+        DatabaseUnreachable, Interrupted: the rest of the views is not done.
     """
+    finished = {} if finished is None else finished
     end = window.end or now
     if end > now:
         raise UsageError(f"the window ends in the future: {iso(end)} is after now, {iso(now)}; end it at or before now")
-    results: list[Materialized | Failed] = []
     for index, view in enumerate(views):
+        if view.name in finished:
+            continue
         on_view(index, view)
         try:
-            with translated_errors(), lock(connection, lock_name(project, view.name)):
-                done = materialize_view(connection, project, view, Window(window.start, end), now=now)
-            results.append(done)
-        except (DatabaseUnreachable, Interrupted):
-            raise
+            with translated_errors(), lock(connection, name_of_view(project, view.name), locking):
+                span = Window(window.start, end)
+                finished[view.name] = materialize_view(connection, project, view, span, now=now, force=force)
         except FeaturectlError as error:
-            results.append(Failed(view.name, error))
-    return results
+            if isinstance(error, Interrupted) or is_transient(error):
+                raise
+            finished[view.name] = Failed(view.name, error)
+    return list(finished.values())
+
+
+def failure_of(results: Sequence[Materialized | Failed]) -> FeaturectlError | None:
+    """Return what views failed with, if any did: its own error where all failed, partly done otherwise.
+
+    Views that were left to another run are no failure; where there were no others, that is what it is.
+    """
+    failed = [one for one in results if isinstance(one, Failed) and not isinstance(one.error, Skipped)]
+    skipped = [one for one in results if isinstance(one, Failed) and isinstance(one.error, Skipped)]
+    if not failed:
+        return skipped[0].error if skipped and len(skipped) == len(results) else None
+    if len(failed) == len(results):
+        return failed[0].error
+    reasons = "; ".join(str(one.error) for one in failed)
+    done = len(results) - len(failed) - len(skipped)
+    return PartlyDone(f"{done} of {len(results)} views done: {reasons}")
 
 
 def raise_failures(results: Sequence[Materialized | Failed]) -> None:
-    """Raise what views failed with, if any did: its own error where all failed, partly done otherwise.
+    """Raise what views failed with, if any did.
 
     Raises:
         PartlyDone: some views are done, others are not.
+        Skipped: all of them were left to another run.
     """
-    failed = [one for one in results if isinstance(one, Failed)]
-    if not failed:
-        return
-    if len(failed) == len(results):
-        raise failed[0].error
-    reasons = "; ".join(str(one.error) for one in failed)
-    raise PartlyDone(f"{len(results) - len(failed)} of {len(results)} views done: {reasons}")
-
-
-def lock_name(project: str, view: str) -> str:
-    """Return the name of the lock under which a view is materialized."""
-    return f"materialize {project}.{view}"
+    if failure := failure_of(results):
+        raise failure
 
 
 def materialize_view(

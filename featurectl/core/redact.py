@@ -6,7 +6,7 @@ import re
 from urllib.parse import quote, unquote
 
 # Greedy up to the last @ of the word: a password may hold an unquoted @.
-_URL_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^\s:/@]*:)(?P<password>\S*)(?=@)", re.IGNORECASE)
+_URL_PASSWORD = re.compile(r"(?P<head>[a-z0-9+.-]://[^\s:/@]*:)(?P<password>\S*)(?=@)", re.IGNORECASE)
 _KEY_VALUE = re.compile(
     r"(?P<head>\b\w*(?:password|passwd|pwd|token|secret|api_?key)['\"]?\s*[=:]\s*)"
     r"(?P<secret>'[^']*'|\"[^\"]*\"|[^\s&'\";,]+)",
@@ -31,6 +31,11 @@ def remember_secrets_of(url: str) -> None:
     for match in _KEY_VALUE.finditer(url):
         secret = match["secret"].strip("'\"")
         _known.update(form for form in (secret, unquote(secret)) if len(form) > 2)
+
+
+def remember_secret(text: str) -> None:
+    """Mask a text wherever it turns up from now on."""
+    _known.add(text)
 
 
 def redact(text: str) -> str:

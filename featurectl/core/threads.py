@@ -67,6 +67,16 @@ def interruptible(interrupt: Callable[[], None]) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def stoppable(stop: Stop) -> Iterator[None]:
+    """Have the work of this thread called off by ``stop``."""
+    token = _current.set(stop)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
 def check_called_off() -> None:
     """Raise Interrupted where the work of this thread is called off; work does so now and then."""
     if stop := _current.get():

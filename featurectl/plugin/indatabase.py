@@ -10,7 +10,7 @@ from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
 
 from featurectl.core import catalog, materialize
-from featurectl.core.locks import lock
+from featurectl.core.locks import WAIT, lock, name_of_view
 from featurectl.core.times import Window
 from featurectl.plugin import intervals
 from featurectl.plugin.catalog import is_transformed
@@ -51,7 +51,7 @@ class InDatabase:
         # The source is the offline store's: its connection decides what an unqualified name means.
         with (
             running.connection(self.config.offline_store) as connection,
-            lock(connection, materialize.lock_name(self.project, self.view.name), wait=True),
+            lock(connection, name_of_view(self.project, self.view.name), WAIT),
         ):
             done = materialize.materialize_view(
                 connection,

@@ -27,7 +27,7 @@ from psycopg.types.range import TimestamptzRange
 from sqlalchemy import select, update
 
 from featurectl.core.db import Connection
-from featurectl.core.locks import lock
+from featurectl.core.locks import WAIT, lock
 from featurectl.core.queries import query
 
 Interval = tuple[datetime, datetime]
@@ -110,7 +110,7 @@ def settle(
     Feast, or a run that was killed, left in the state MATERIALIZING. In a registry other than a file or SQL Feast's own
     method appends the intervals.
     """
-    with lock(connection, f"registry {project}", wait=True):
+    with lock(connection, f"registry {project}", WAIT):
         ours = noted(connection, project)
         mine = {view: ours.get(view, []) for view in views}
         if isinstance(registry, SqlRegistry):

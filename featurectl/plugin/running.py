@@ -30,7 +30,7 @@ class Running:
         """Connect to a store's database; its statements end when they are cancelled, or soon after we are killed."""
         with open_connection(store.conninfo(), connect_timeout=store.connect_timeout) as connection:
             with contextlib.suppress(psycopg.Error):
-                connection.execute(query("materialize", "notice_lost_client"))
+                connection.execute(query("runs", "notice_lost_client"))
             self._connections.add(connection)
             try:
                 self.check()

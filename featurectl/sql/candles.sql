@@ -40,6 +40,14 @@ ORDER BY open_time DESC
 OFFSET %(skipped)s
 LIMIT 1;
 
+-- bar_after --
+-- The bar that has so many others between an instant and itself; no row where there are fewer.
+SELECT open_time FROM market.candles
+WHERE symbol = %(symbol)s AND timeframe = %(timeframe)s AND open_time > %(after)s
+ORDER BY open_time
+OFFSET %(skipped)s
+LIMIT 1;
+
 -- bars --
 -- The closed bars of a series in a range of open times.
 SELECT open_time, open, high, low, close, volume,

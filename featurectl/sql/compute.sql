@@ -2,7 +2,7 @@
 -- Which bars of a series have features, and the state of the candle they were computed from.
 SELECT {event}, coalesce(source_created_timestamp, 'epoch'::timestamptz)
 FROM {table}
-WHERE symbol = %(symbol)s AND timeframe = %(timeframe)s AND {event} > %(first_open)s
+WHERE symbol = %(symbol)s AND timeframe = %(timeframe)s AND {event} > %(first_open)s AND {event} <= %(last_event)s
 ORDER BY {event};
 
 -- newest_computed --

@@ -10,11 +10,42 @@ SELECT pg_advisory_lock(hashtextextended(%(name)s, 0));
 -- Give a named lock back.
 SELECT pg_advisory_unlock(hashtextextended(%(name)s, 0));
 
--- holder --
--- Who holds a named lock: process id of the backend, application, client address and start.
-SELECT a.pid, a.application_name, coalesce(host(a.client_addr), 'local'), a.backend_start
-FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
+-- show_lock_timeout --
+-- How long this session waits for locks.
+SELECT current_setting('lock_timeout');
+
+-- set_lock_timeout --
+-- Have this session wait for locks so long and no longer.
+SELECT set_config('lock_timeout', %(limit)s, false);
+
+-- has_ledger --
+-- Whether this database has a ledger of runs that this role may read.
+SELECT coalesce(has_table_privilege(to_regclass('featurectl.runs'), 'SELECT'), false);
+
+-- holders --
+-- Who holds named locks, of sessions of this database: client address and start, where this role may see them.
+SELECT n.name, NULL, NULL, host(a.client_addr), a.pid, a.backend_start
+FROM unnest(%(names)s::text[]) AS n (name)
+JOIN pg_locks AS l ON (l.classid::bigint << 32 | l.objid::bigint) = hashtextextended('featurectl:' || n.name, 0)
+JOIN pg_stat_activity AS a USING (pid)
 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-  AND (l.classid::bigint << 32 | l.objid::bigint) = hashtextextended(%(name)s, 0)
-LIMIT 1;
+ORDER BY n.name;
+
+-- holders_by_ledger --
+-- Who holds named locks: the run whose own lock the same session holds, or the session alone.
+WITH held AS (
+    SELECT pid, (classid::bigint << 32 | objid::bigint) AS key
+    FROM pg_locks
+    WHERE locktype = 'advisory' AND granted AND objsubid = 1
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+)
+SELECT n.name, r.run_id, r.command, coalesce(r.host, host(a.client_addr)), coalesce(r.pid, a.pid),
+       coalesce(r.started_at, a.backend_start)
+FROM unnest(%(names)s::text[]) AS n (name)
+JOIN held AS l ON l.key = hashtextextended('featurectl:' || n.name, 0)
+JOIN pg_stat_activity AS a USING (pid)
+LEFT JOIN featurectl.runs AS r ON r.verdict = 'running' AND EXISTS (
+    SELECT FROM held AS own
+    WHERE own.pid = l.pid AND own.key = hashtextextended('featurectl:session ' || r.run_id, 0))
+ORDER BY n.name;

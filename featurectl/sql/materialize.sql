@@ -86,7 +86,3 @@ SELECT view, intervals FROM featurectl.materialized_intervals WHERE project = %(
 -- forget_intervals --
 -- Remove what views have been materialized for.
 DELETE FROM featurectl.materialized_intervals WHERE project = %(project)s AND view = ANY(%(views)s);
-
--- notice_lost_client --
--- End this session's statement soon after its client has died, and not when it next has something to tell it.
-SELECT set_config('client_connection_check_interval', '1s', false);

@@ -301,7 +301,7 @@ def test_the_connection_is_as_it_was_after_a_run(market: Market) -> None:
 def test_a_second_run_is_refused_while_one_is_at_work(market: Market) -> None:
     market.ingest(bars(range(100, 140)), now=NOW)
     with market.repo.connect() as other, lock(other, f"compute {TECHNICAL}"):
-        with pytest.raises(LockHeld, match="locked by another run"):
+        with pytest.raises(LockHeld, match="locked by another session"):
             market.compute(now=NOW)
         assert market.features() == {}
     assert counts(market.compute(now=NOW))[0][3] == 40

@@ -42,8 +42,7 @@ from feast.types import Bool, Float64, Int64, Json, String, UnixTimestamp
 from google.protobuf.message import DecodeError
 
 from featurectl.core.db import Connection, open_connection
-from featurectl.core.locks import lock
-from featurectl.core.materialize import lock_name
+from featurectl.core.locks import lock, name_of_view
 from featurectl.errors import ConfigError, DatabaseError, DefinitionError, SchemaMissing
 from featurectl.plugin.engine import TimescaleComputeEngine
 from featurectl.plugin.intervals import MICROSECOND, add, extended, merged, settle
@@ -667,7 +666,7 @@ def test_a_run_that_began_earlier_and_ends_later_takes_nothing_back(lab: Lab, re
     lab.store(view(), view("a", table="stats"), registry=registry)
     early, late = lab.store(registry=registry), lab.store(registry=registry)
     thread = threading.Thread(target=lambda: early.materialize(START, START + HOUR))
-    with lock(lab.connection, lock_name("lab", "stats")):
+    with lock(lab.connection, name_of_view("lab", "stats")):
         thread.start()
         wait_until(lambda: seen(late, "a"))
         late.materialize(START + 5 * HOUR, START + 6 * HOUR, ["a"])
@@ -777,7 +776,7 @@ def test_ctrl_c_cancels_the_statements_and_rolls_back(lab: Lab) -> None:
     assert lab.online("a") == lab.online("b") == []
 
 
-@pytest.mark.parametrize("name", [lock_name("lab", "stats"), "registry lab"])
+@pytest.mark.parametrize("name", [name_of_view("lab", "stats"), "registry lab"])
 def test_a_run_waits_for_another_that_has_the_view_or_the_registry(lab: Lab, name: str) -> None:
     lab.table()
     lab.write(1, 1, 1.0)
@@ -805,7 +804,7 @@ def test_a_run_that_fails_takes_no_interval_of_another_back(lab: Lab) -> None:
             failures.append(error)
 
     thread = threading.Thread(target=fail)
-    with lock(lab.connection, lock_name("lab", "stats")):
+    with lock(lab.connection, name_of_view("lab", "stats")):
         thread.start()
         wait_until(lambda: lab.sql("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
         (other,) = hours((5, 6))

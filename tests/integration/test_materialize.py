@@ -222,7 +222,7 @@ def test_of_two_runs_at_once_one_is_told_who_holds_the_lock_and_nothing_is_lost(
         thread.join(20)
     assert isinstance(refused, Failed) and isinstance(refused.error, LockHeld)
     assert refused.error.exit_code == 4
-    assert f"materialize market.{VIEW}: locked by another run (featurectl, server process" in str(refused.error)
+    assert f"materialize market.{VIEW}: locked by another session (server process" in str(refused.error)
     assert done_counts(results[0]) == (2, 2, 0, 0)
     run(market)
     assert [row[:2] for row in stored(market)] == [("A", 1), ("B", 2)]

@@ -135,7 +135,7 @@ def test_work_under_way_elsewhere_is_named(ingested: Market) -> None:
             other.execute(
                 "SELECT pg_advisory_lock(hashtextextended(%s, 0))", (f"featurectl:materialize market.{TECHNICAL}",)
             )
-            with pytest.raises(LockHeld, match="locked by another run"):
+            with pytest.raises(LockHeld, match="locked by another session"):
                 await manager.materialize(views=[TECHNICAL])
 
     on(ingested.repo, main)

@@ -113,7 +113,7 @@ def test_one_run_at_a_time(market: Connection) -> None:
     with (
         open_connection(market.info.dsn, connect_timeout=10) as other,
         lock(other, "maintain"),
-        pytest.raises(LockHeld, match="maintain: locked by another run"),
+        pytest.raises(LockHeld, match="maintain: locked by another session"),
     ):
         maintain(market, [BOOK], now=NOW)
 

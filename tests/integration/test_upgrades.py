@@ -73,8 +73,8 @@ ROWS = {
     },
     4: {"featurectl.catalogs": "('other', 1, 'hash', '2024-01-02Z', 'feast', '{\"stamp\": \"1 2\", \"objects\": {}}')"},
     5: {
-        "featurectl.runs": "(DEFAULT, 'r1', 'market', 'compute', '[]', '0.1.0', 'hash', null, null, null, '2024-01-02Z',"
-        " null, null, 'running', null, 1, 1, 0, 0, 0, '[]', null, 'host', 17)",
+        "featurectl.runs": "(DEFAULT, 'r1', 'market', 'compute', '[]', '0.1.0', 'hash', null, null, null,"
+        " '2024-01-02Z', null, null, 'running', null, 1, 1, 0, 0, 0, '[]', null, 'host', 17)",
         "featurectl.backfills": "(DEFAULT, 'market', '{}', '2024-01-02Z', null)",
         "featurectl.backfill_chunks": "(1, 'v', 'BTCUSDT', '2024-01-02Z', 3, 4)",
         "featurectl.known_absent": "('BTCUSDT', '*', '2024-01-01Z', '2024-01-02Z', 'an outage', '2024-01-03Z')",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from featurectl.core import pgcopy
 from featurectl.core.catalog import View
 from featurectl.core.compute.bars import blocks, influenced, placed
 from featurectl.core.compute.changes import Ledger, is_complete, one_state
-from featurectl.core.compute.request import Computed, Request
+from featurectl.core.compute.request import Computed, Request, Unseen
 from featurectl.core.compute.rows import feature_series
 from featurectl.core.db import Connection
 from featurectl.core.entity import TIMEFRAMES, EntityId, length
@@ -93,6 +93,26 @@ class CandleJob:
                     ledger.mark_seen(timeframe, changes)
         return results
 
+    def begin_whole(self) -> Unseen | None:
+        """See :class:`Job`; bars are compared with what their features were computed from, so changes stay unseen."""
+        chosen = tuple(filter(self.request.wants_timeframe, self.timeframes))
+        if self.request.features or not all(map(self._holds_all, chosen)):
+            return None
+        Ledger(self.connection, self.view.source_table or "", self.symbol).announce(chosen)
+        return dict.fromkeys(chosen, ())
+
+    def end_whole(self, seen: Unseen) -> None:
+        for timeframe in seen:
+            _Series(self, timeframe, None).record(self.functions.hashes)
+
+    def _holds_all(self, timeframe: str) -> bool:
+        """Tell whether the window holds all closed bars."""
+        window, bar = self.request.window, TIMEFRAMES[timeframe]
+        key = {"symbol": self.symbol, "timeframe": timeframe}
+        row = self.connection.execute(query("candles", "first_bar"), key).fetchone()
+        from_first = row is None or window.start is None or window.start <= row[0] + bar
+        return from_first and (window.end is None or window.end + bar > self.now)
+
 
 @dataclass(frozen=True, slots=True)
 class _Series:
@@ -109,10 +129,11 @@ class _Series:
         hashes = self._computed_with()
         outdated = [name for name, code in functions.hashes.items() if hashes.get(name) != code]
         whole = bool(outdated or request.full or request.features or request.window != ALWAYS)
-        since = None if whole else self._since()
+        since = self._first_of_window() if whole else self._since()
         start = None if since is None else self._warmup_before(since)
-        open_times, created = self._closed_bars(start)
-        events, computed_from = self._computed_bars(start)
+        last = self._last_influenced()
+        open_times, created = self._closed_bars(start, last)
+        events, computed_from = self._computed_bars(start, last)
         found = placed(events, computed_from, open_times + self._bar)
         inside = self._in_window(open_times)
         if start is not None and since is not None:
@@ -161,8 +182,13 @@ class _Series:
 
     def _record(self, before: dict[str, str], features: Sequence[str]) -> None:
         now = self.job.functions.hashes
-        hashes = {name: now[name] if name in features else before[name] for name in now if name in {*features, *before}}
-        parameters = {**self._key, "table": self.job.view.source_table, "feature_hashes": json.dumps(hashes)}
+        self.record(
+            {name: now[name] if name in features else before[name] for name in now if name in {*features, *before}}
+        )
+
+    def record(self, hashes: Mapping[str, str]) -> None:
+        """Note with which functions, by feature, the series was computed as a whole."""
+        parameters = {**self._key, "table": self.job.view.source_table, "feature_hashes": json.dumps(dict(hashes))}
         self.job.connection.execute(query("compute", "record_computed"), parameters)
 
     def _since(self) -> int | None:
@@ -179,20 +205,31 @@ class _Series:
         row = self.job.connection.execute(query("candles", "bar_before"), parameters).fetchone()
         return microseconds(row[0]) if row else None
 
-    def _closed_bars(self, start: int | None) -> tuple[Int64, Int64]:
-        parameters = {
-            **self._key,
-            "first_open": _instant(start),
-            "last_open": self.job.now - TIMEFRAMES[self.timeframe],
-        }
+    def _first_of_window(self) -> int | None:
+        """Return the open time of the window's first bar; bars before it are its warm-up."""
+        window = self.job.request.window
+        return microseconds(window.start) - self._bar if window.start else None
+
+    def _last_influenced(self) -> datetime:
+        """Return the open time of the last bar that one of the window can influence; else of the last closed bar."""
+        closed, end = self.job.now - TIMEFRAMES[self.timeframe], self.job.request.window.end
+        if end is None:
+            return closed
+        parameters = {**self._key, "after": end - TIMEFRAMES[self.timeframe], "skipped": self.job.warmup}
+        row = self.job.connection.execute(query("candles", "bar_after"), parameters).fetchone()
+        return min(closed, row[0]) if row else closed
+
+    def _closed_bars(self, start: int | None, last: datetime) -> tuple[Int64, Int64]:
+        parameters = {**self._key, "first_open": _instant(start), "last_open": last}
         kinds = {"open_time": pgcopy.TIMESTAMP, "created": pgcopy.TIMESTAMP}
         bars = pgcopy.read(self.job.connection, query("candles", "closed_bars"), kinds, parameters)
         return bars["open_time"], bars["created"]
 
-    def _computed_bars(self, start: int | None) -> tuple[Int64, Int64]:
+    def _computed_bars(self, start: int | None, last: datetime) -> tuple[Int64, Int64]:
         """Return the event times that have features, and the state of the candle each was computed from."""
         kinds = {"event": pgcopy.TIMESTAMP, "created": pgcopy.TIMESTAMP}
-        parameters = {**self._key, "first_open": _instant(start)}
+        ends = {"first_open": _instant(start), "last_event": last + TIMEFRAMES[self.timeframe]}
+        parameters = {**self._key, **ends}
         rows = pgcopy.read(self.job.connection, self._of_features("computed_bars"), kinds, parameters)
         return rows["event"], rows["created"]
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from psycopg import IsolationLevel
+from psycopg.pq import TransactionStatus
 
 from featurectl.core.compute.request import Request
 from featurectl.core.compute.spans import Span, merged, within
@@ -43,6 +44,11 @@ class State:
     def knows(self, hashes: Mapping[str, str]) -> bool:
         """Tell whether the series was computed with these functions."""
         return all(self.hashes.get(name) == code for name, code in hashes.items())
+
+    def extended(self, hashes: Mapping[str, str], until: int) -> State:
+        """Return the state after all up to ``until`` was computed with these functions."""
+        known = self.until is not None and self.knows(hashes)
+        return State(hashes, max(until, self.until or until) if known else until)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +143,14 @@ def noted(state: State, hashes: Mapping[str, str], until: int, request: Request)
 
 @contextlib.contextmanager
 def one_state(connection: Connection) -> Iterator[None]:
-    """Run a transaction that sees one state of the database: what is committed meanwhile is for the next one."""
+    """Run a transaction that sees one state of the database: what is committed meanwhile is for the next one.
+
+    Within a transaction it is a part of that, which has been told what it sees.
+    """
+    if connection.info.transaction_status is not TransactionStatus.IDLE:
+        with connection.transaction():
+            yield
+        return
     connection.isolation_level = IsolationLevel.REPEATABLE_READ
     try:
         with connection.transaction():

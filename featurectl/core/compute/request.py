@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from featurectl.core.catalog import View
 from featurectl.core.functions import FunctionSet, load_functions
 from featurectl.core.times import ALWAYS, Window, microseconds
+
+if TYPE_CHECKING:
+    from featurectl.core.compute.changes import Change
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,10 @@ class Request:
         return not self.timeframes or timeframe in self.timeframes
 
 
+# Changes by timeframe.
+Unseen = Mapping[str, "Sequence[Change]"]
+
+
 class Job(Protocol):
     """A piece of work in a transaction of its own."""
 
@@ -63,6 +71,15 @@ class Job(Protocol):
 
     def run(self) -> list[Computed]:
         """Do it; one result for each view's entity."""
+
+    def begin_whole(self) -> Unseen | None:
+        """Prepare to do it in parts, if its window holds all that there is: have changes kept from now on.
+
+        Returns the changes that the parts will have seen; nothing where the window leaves something out.
+        """
+
+    def end_whole(self, seen: Unseen) -> None:
+        """Note that all parts are done, so that the next run need not do it again."""
 
 
 def view_functions(view: View, root: Path) -> FunctionSet:

@@ -20,7 +20,7 @@ from featurectl.core.compute.changes import (
     noted,
     one_state,
 )
-from featurectl.core.compute.request import Computed, Request
+from featurectl.core.compute.request import Computed, Request, Unseen
 from featurectl.core.compute.rows import FeatureRows, Kept, kept
 from featurectl.core.compute.scores import ScoreFunctions, Scores
 from featurectl.core.compute.spans import Span, within
@@ -101,6 +101,23 @@ class SignalJob:
             if is_complete(self.request):
                 ledger.mark_seen(_NO_TIMEFRAME, changes)
         return [result]
+
+    def begin_whole(self) -> Unseen | None:
+        """See :class:`Job`."""
+        oldest, start = self._instant("oldest_score", symbols=self._symbols), self.request.window.start
+        if self.request.features or (oldest and start and microseconds(start) > _up(oldest) * QUARTER):
+            return None
+        ledger = Ledger(self.connection, self.view.source_table or "", self.symbol)
+        ledger.announce([_NO_TIMEFRAME])
+        return {_NO_TIMEFRAME: ledger.unseen(_NO_TIMEFRAME, [SIGNALS], self._symbols)}
+
+    def end_whole(self, seen: Unseen) -> None:
+        ledger = Ledger(self.connection, self.view.source_table or "", self.symbol)
+        until = microseconds(self.request.window.end or self.now) // QUARTER * QUARTER
+        state = ledger.states().get(_NO_TIMEFRAME, State())
+        for name, changes in seen.items():
+            ledger.note(name, state.extended(self._hashes, until))
+            ledger.mark_seen(name, changes)
 
     @property
     def _symbols(self) -> list[str]:

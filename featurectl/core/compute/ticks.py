@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from featurectl.core import tags
 from featurectl.core.catalog import View
 from featurectl.core.compute.changes import BEGINNING, Change, Ledger, State, due, inside, is_complete, noted, one_state
-from featurectl.core.compute.request import Computed, Request
+from featurectl.core.compute.request import Computed, Request, Unseen
 from featurectl.core.compute.rows import FeatureRows, Kept, kept
 from featurectl.core.compute.spans import Span, merged, within
 from featurectl.core.compute.symbols import TICKS, symbols_in
@@ -96,6 +96,26 @@ class TickJob:
             if is_complete(self.request) and chosen == timeframes:
                 ledger.forget_others(timeframes)
         return [self._result(one, read) for one in series]
+
+    def begin_whole(self) -> Unseen | None:
+        """See :class:`Job`."""
+        firsts = (first_tick(self.connection, table, self.symbol) for table in self._groups)
+        first = min((tick for tick in firsts if tick is not None), default=None)
+        start = self.request.window.start
+        if self.request.features or (first and start and microseconds(start) > (first // MINUTE + 1) * MINUTE):
+            return None
+        chosen = [name for name in self._timeframes() if self.request.wants_timeframe(name)]
+        ledger = Ledger(self.connection, self.view.source_table or "", self.symbol)
+        ledger.announce(chosen)
+        return {name: ledger.unseen(name, TICKS, [self.symbol]) for name in chosen}
+
+    def end_whole(self, seen: Unseen) -> None:
+        ledger = Ledger(self.connection, self.view.source_table or "", self.symbol)
+        until = microseconds(self.request.window.end or self.now) // MINUTE * MINUTE
+        states = ledger.states()
+        for name, changes in seen.items():
+            ledger.note(name, states.get(name, State()).extended(self._hashes, until))
+            ledger.mark_seen(name, changes)
 
     @property
     def _features(self) -> tuple[str, ...]:

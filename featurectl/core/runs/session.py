@@ -1,0 +1,87 @@
+"""A session that writes: a connection with limits, replaced when it is lost, and work tried again meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import TypeVar
+
+from psycopg import errors as pg
+from psycopg.pq import TransactionStatus
+
+from featurectl.core.db import Connection, Database, translated_errors
+from featurectl.core.queries import query
+from featurectl.core.runs.retries import Retries
+
+T = TypeVar("T")
+
+
+class Session:
+    """A connection for work that bears being done again; ``on_reconnect`` is called with each that replaces one."""
+
+    def __init__(
+        self,
+        database: Database,
+        retry_for: float,
+        say: Callable[[str], None],
+        on_reconnect: Callable[[Connection], None] = lambda connection: None,
+    ) -> None:
+        self.has_reconnected = False
+        self._database = database
+        self._retries = Retries(retry_for, say)
+        self._on_reconnect = on_reconnect
+        self._stack = contextlib.ExitStack()
+        self._connection: Connection | None = None
+
+    @property
+    def current(self) -> Connection | None:
+        """The connection that there is, if it is open."""
+        return None if self._connection is None or self._connection.closed else self._connection
+
+    def attempt(self, work: Callable[[Connection], T]) -> T:
+        """Do work on the connection; what fails because the database is away is tried again on a new one."""
+        return self._retries.call(lambda: self._try(work))
+
+    def _try(self, work: Callable[[Connection], T]) -> T:
+        with translated_errors():
+            return work(self.ready())
+
+    def ready(self) -> Connection:
+        """Return an open connection."""
+        if self.current is not None:
+            return self.current
+        if self._connection is not None:
+            self.has_reconnected = True
+            self._connection = None
+            self._stack.close()
+        connection = self._stack.enter_context(self._database.connect(unless_stopped=self.has_reconnected))
+        try:
+            set_limits(connection, self._database)
+            if self.has_reconnected:
+                self._on_reconnect(connection)
+        except BaseException:
+            self._stack.close()  # and with it the locks that it has already
+            raise
+        self._connection = connection
+        return connection
+
+    def idle(self) -> Connection:
+        """Return an open connection in no transaction; what an interrupt has left in one is rolled back."""
+        connection = self.ready()
+        if connection.info.transaction_status is not TransactionStatus.IDLE:
+            connection.close()
+        return self.ready()
+
+    def close(self) -> None:
+        """Close the connection; what it held is free."""
+        self._stack.close()
+
+
+def set_limits(connection: Connection, database: Database) -> None:
+    """Bound what a session that writes waits for, and end it when its client has died."""
+    config = database.config
+    limits = {"lock": config.lock_timeout, "statement": config.write_timeout, "idle": config.write_timeout}
+    parameters = {name: f"{round(seconds * 1000)}ms" for name, seconds in limits.items()}
+    connection.execute(query("runs", "session_limits"), parameters)
+    with contextlib.suppress(pg.InvalidParameterValue):  # where the server's system can't tell
+        connection.execute(query("runs", "notice_lost_client"))
