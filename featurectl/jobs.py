@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from featurectl.core import backfill as backfilling
 from featurectl.core import compute as computing
 from featurectl.core import materialize as materializing
 from featurectl.core.catalog import Catalog, Selection
@@ -17,6 +18,7 @@ from featurectl.core.db import Connection, Database
 from featurectl.core.entity import EntityId
 from featurectl.core.online import Source
 from featurectl.core.queries import query
+from featurectl.core.runs import Run, RunSettings, Step, open_run
 from featurectl.core.services import describe, last_materialized
 from featurectl.core.statistics import FeatureStatistics, feature_statistics
 from featurectl.core.storage import lifetimes
@@ -24,7 +26,7 @@ from featurectl.core.targets import Target
 from featurectl.core.threads import check_called_off
 from featurectl.core.times import ALWAYS, Window
 from featurectl.core.training import Wanted, over_spine, over_window, spine_of, spine_of_window, with_features
-from featurectl.errors import NotFound
+from featurectl.errors import NotFound, Skipped, UsageError
 from featurectl.plugin.foreign import unavailable
 from featurectl.published import notes_on, published_catalog
 
@@ -46,6 +48,7 @@ COMPUTED = {
     "inserted": "inserted",
     "changed": "changed",
 }
+BACKFILLED = {name: name for name in ("view", "symbol", "chunks", "resumed", "rows", "inserted", "changed")}
 MATERIALIZED = {name: name for name in ("view", "entities", "written", "unchanged", "older")}
 
 
@@ -68,27 +71,59 @@ def compute(
     request: computing.Request,
     *,
     now: datetime,
+    settings: RunSettings | None = None,
     find: Find = _to_write,
     progress: Progress = _silent,
 ) -> list[computing.Computed]:
-    """Bring computed views up to date.
+    """Bring computed views up to date, as a run of its own.
 
     Raises:
         SchemaMissing: nothing is applied, or the schema is another version's.
-        UsageError, NotFound, DefinitionError, LockHeld: see :func:`featurectl.core.compute.compute`.
+        UsageError, NotFound, DefinitionError, LockHeld, Skipped: see :func:`featurectl.core.compute.compute`.
     """
-    with database.connect() as connection:
-        catalog = find(database, connection)
+    with open_run(database, settings or RunSettings("compute"), now=now) as run:
+        return compute_in(run, request, now=now, find=find, progress=progress)
+
+
+def compute_in(
+    run: Run, request: computing.Request, *, now: datetime, find: Find = _to_write, progress: Progress = _silent
+) -> list[computing.Computed]:
+    """Bring computed views up to date, as a part of a run.
+
+    Raises:
+        as :func:`compute`.
+    """
+    config, finished = run.database.config, computing.Finished()
+    run.window = request.window
+
+    def work(connection: Connection) -> list[computing.Computed]:
+        catalog = find(run.database, connection)
+        run.catalog_hash = catalog.content_hash
         return computing.compute(
             connection,
             catalog,
             request,
-            root=database.config.root,
-            warmup=database.config.warmup_bars,
+            root=config.root,
+            warmup=config.warmup_bars,
             now=now,
-            drop_after=lifetimes(database.config, catalog),
+            drop_after=lifetimes(config, catalog),
             on_job=progress,
+            locking=run.locking,
+            finished=finished,
         )
+
+    try:
+        results = run.attempt(work)
+    finally:
+        done = [one for several in finished.results.values() for one in several]
+        run.steps += [_computed(one) for one in done]
+    for name, skipped in finished.skipped.items():
+        run.settings.say(f"{name} left out: {skipped}")
+    return results
+
+
+def _computed(one: computing.Computed) -> Step:
+    return Step("compute", f"{one.view} {one.entity}", read=one.rows, written=one.inserted + one.changed)
 
 
 def materialize(
@@ -97,25 +132,140 @@ def materialize(
     window: Window,
     *,
     now: datetime,
+    force: bool = False,
+    settings: RunSettings | None = None,
     find: Find = _to_write,
     progress: Progress = _silent,
 ) -> list[materializing.Materialized | materializing.Failed]:
-    """Bring views online: those named, or all that have an online table of ours.
+    """Bring views online, as a run of its own: those named, or all that have an online table of ours.
+
+    ``force`` overwrites newer online rows.
 
     Raises:
         SchemaMissing: nothing is applied, or the schema is another version's.
         NotFound, UsageError: a view does not exist or is not served online; the window ends in the future.
     """
-    with database.connect() as connection:
-        views = materializing.choose_views(find(database, connection), names)
+    with open_run(database, settings or RunSettings("materialize"), now=now) as run:
+        results = materialize_in(run, names, window, now=now, force=force, find=find, progress=progress)
+        run.failure = materializing.failure_of(results)
+        return results
+
+
+def materialize_in(
+    run: Run,
+    names: Sequence[str],
+    window: Window,
+    *,
+    now: datetime,
+    force: bool = False,
+    find: Find = _to_write,
+    progress: Progress = _silent,
+) -> list[materializing.Materialized | materializing.Failed]:
+    """Bring views online, as a part of a run.
+
+    Raises:
+        as :func:`materialize`.
+    """
+    finished: dict[str, materializing.Materialized | materializing.Failed] = {}
+    run.window = Window(window.start, window.end or now)
+
+    def work(connection: Connection) -> list[materializing.Materialized | materializing.Failed]:
+        catalog = find(run.database, connection)
+        run.catalog_hash = catalog.content_hash
+        views = materializing.choose_views(catalog, names)
         return materializing.materialize(
             connection,
-            database.config.project,
+            run.database.config.project,
             views,
             window,
             now=now,
             on_view=lambda index, view: progress(index, len(views), view.name),
+            force=force,
+            locking=run.locking,
+            finished=finished,
         )
+
+    try:
+        results = run.attempt(work)
+    finally:
+        run.steps += [_materialized(one) for one in finished.values()]
+    for one in results:
+        if isinstance(one, materializing.Failed) and isinstance(one.error, Skipped):
+            run.settings.say(f"{one.view} left out: {one.error}")
+    return results
+
+
+def _materialized(one: materializing.Materialized | materializing.Failed) -> Step:
+    if isinstance(one, materializing.Failed):
+        return Step("materialize", one.view, error=str(one.error))
+    return Step("materialize", one.view, one.entities, one.written, one.unchanged, one.older)
+
+
+@dataclass(frozen=True, slots=True)
+class Backfill:
+    """What a backfill came to: its plan, what it computed by view and symbol, and what it brought online."""
+
+    plan: backfilling.Plan
+    computed: list[backfilling.Backfilled]
+    materialized: list[materializing.Materialized | materializing.Failed]
+
+
+def backfill(
+    database: Database,
+    plan: backfilling.Plan | None,
+    *,
+    now: datetime,
+    resume: bool = False,
+    workers: int = 1,
+    online: bool = True,
+    force: bool = False,
+    settings: RunSettings | None = None,
+    find: Find = _to_write,
+    progress: Progress = _silent,
+) -> Backfill:
+    """Compute a long window again in chunks, each committed by itself, and bring what came of it online.
+
+    With ``resume`` the newest unfinished backfill of this plan is gone on with, or, without a plan, of any.
+
+    Raises:
+        UsageError: there is nothing to resume; the window has too many chunks.
+        as :func:`compute` and :func:`materialize`.
+    """
+    with open_run(database, settings or RunSettings("backfill"), now=now) as run:
+        catalog = run.attempt(lambda connection: find(database, connection))
+        run.catalog_hash = catalog.content_hash
+        number, plan = _plan_to_do(run, catalog, plan, resume)
+        run.window = plan.window
+        config = database.config
+        setting = backfilling.Setting(config.root, config.warmup_bars, now, lifetimes(config, catalog))
+        computed = backfilling.backfill(run, catalog, plan, setting, number=number, workers=workers, on_chunk=progress)
+        if not online:
+            return Backfill(plan, computed, [])
+        names = [view.name for view in backfilling.views_of_plan(catalog, plan) if view.online_table]
+        done = materialize_in(run, names, plan.window, now=now, force=force, find=find) if names else []
+        run.failure = materializing.failure_of(done)
+        return Backfill(plan, computed, done)
+
+
+def _plan_to_do(
+    run: Run, catalog: Catalog, plan: backfilling.Plan | None, resume: bool
+) -> tuple[int | None, backfilling.Plan]:
+    wanted = backfilling.with_functions(catalog, plan) if plan else None
+    if not resume:
+        assert wanted
+        return None, wanted
+    project = catalog.project
+    found = run.attempt(lambda connection: backfilling.find_unfinished(connection, project, wanted))
+    if found is None and wanted is None:
+        raise UsageError("there is no unfinished backfill to resume; begin one with --from TIME --to TIME")
+    if found is None:
+        assert wanted
+        run.settings.say("there is no unfinished backfill of this window, these views and functions; it begins anew")
+        return None, wanted
+    number, plan = found
+    if backfilling.with_functions(catalog, plan) != plan:
+        raise UsageError(f"backfill {number} was begun with other functions than there are now; begin it anew")
+    return number, plan
 
 
 @dataclass(frozen=True, slots=True)

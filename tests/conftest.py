@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from tests.fix_command import command
 from tests.fix_database import TEST_URL_VARIABLE, clone, server, template
 from tests.fix_foreign import foreign_template, redis_repo, sqlite_repo
 from tests.fix_market import arrow, market
@@ -16,6 +17,7 @@ __all__ = [
     "applied_repository",
     "arrow",
     "clone",
+    "command",
     "foreign_template",
     "market",
     "redis_repo",

@@ -12,22 +12,28 @@ _DIVERTING = ("PGHOSTADDR", "PGSERVICE", "PGSERVICEFILE", "PGOPTIONS", "PGTZ", "
 
 def main() -> None:
     """Run the command line; the console script's entry point."""
+    if any(word.startswith("--database-url") for word in sys.argv):
+        from featurectl.cli.process_list import hide_password
+
+        hide_password()
     _open_closed_streams()
     for name in _DIVERTING:
         os.environ.pop(name, None)
     try:
-        signal.signal(signal.SIGTERM, _interrupt)
+        signal.signal(signal.SIGTERM, _terminate)
         from featurectl.cli.app import app
 
         app()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as end:
         # Before there is a boundary, or after it: nothing was begun, or all was done.
-        sys.exit(130)
+        sys.exit(getattr(end, "exit_code", 130))
 
 
-def _interrupt(*_: object) -> None:
+def _terminate(*_: object) -> None:
     """End as Ctrl-C does when cron or systemd says stop: transactions rolled back, temporary files removed."""
-    raise KeyboardInterrupt
+    from featurectl.errors import Terminated
+
+    raise Terminated
 
 
 def _open_closed_streams() -> None:

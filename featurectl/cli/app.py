@@ -12,10 +12,10 @@ import typer
 from typer._click.exceptions import NoArgsIsHelpError
 from typer.core import TyperGroup
 
-from featurectl import __version__
 from featurectl.cli import diagnostics
 from featurectl.cli.common import common_options
-from featurectl.errors import FeaturectlError, UsageError
+from featurectl.errors import FeaturectlError, Skipped, UsageError
+from featurectl.version import __version__
 
 INTERNAL_ERROR = 70
 BROKEN_PIPE = 141
@@ -38,15 +38,21 @@ COMMANDS = {
     "ingest": Entry("ingest", "Read market data files into the database.", group=True),
     "compute": Entry("compute", "Compute features from candles, ticks and scores that are new or changed."),
     "materialize": Entry("materialize", "Bring the newest features online."),
+    "backfill": Entry("backfill", "Compute the features of a long window again, chunk by chunk."),
+    "run": Entry("run", "Ingest, compute, materialize and check as one run, for cron."),
+    "runs": Entry("runs", "List the runs of what writes, or show one."),
+    "status": Entry("status", "Show how fresh the features are, the last runs, and who holds locks."),
     "get-online": Entry("online", "Read features as they are now, or as of an instant."),
     "get-offline": Entry("offline", "Build a training set, point-in-time correct."),
     "services": Entry("catalog", "List feature services, or show one."),
     "views": Entry("catalog", "List feature views, or show one."),
     "entities": Entry("catalog", "List entities, or show one."),
+    "gaps": Entry("gaps", "List missing bars by symbol and timeframe."),
     "storage": Entry("storage", "Show what the tables hold: mode, chunks, size, age and policies."),
     "maintain": Entry("storage", "Delete rows older than drop_after, where no policy of TimescaleDB does."),
     "doctor": Entry("doctor", "Check the set-up; every finding comes with its fix."),
     "db": Entry("db", "Start, stop and look at the embedded PostgreSQL.", group=True),
+    "cron": Entry("cron", "Print crontab lines and systemd units for this repository.", group=True),
     "feast": Entry("feast", "Run Feast's own command line in this repository."),
 }
 
@@ -85,7 +91,6 @@ class RootGroup(TyperGroup):
         windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
-        diagnostics.quiet = diagnostics.debug = False
         sys.exit(self._run(list(sys.argv[1:] if args is None else args), prog_name or "featurectl"))
 
     def _run(self, args: list[str], prog_name: str) -> int:
@@ -93,19 +98,27 @@ class RootGroup(TyperGroup):
 
         Not through TyperGroup.main, which has codes of its own for an interrupt and a closed pipe, and no words.
         """
+        with diagnostics.invocation(args):
+            return self._code_of(args, prog_name)
+
+    def _code_of(self, args: list[str], prog_name: str) -> int:
         try:
+            diagnostics.read_environment()
             _refuse_empty(args)
             with self.make_context(prog_name, args) as context:
                 self.invoke(context)
             return 0
         except typer.Exit as end:
             return end.exit_code
+        except Skipped as skipped:
+            diagnostics.note(f"skipped: {skipped}")
+            return skipped.exit_code
         except FeaturectlError as error:
             diagnostics.failure(error)
             return error.exit_code
-        except (KeyboardInterrupt, typer.Abort):
+        except (KeyboardInterrupt, typer.Abort) as end:
             diagnostics.error("interrupted; what was not finished was rolled back")
-            return 130
+            return int(getattr(end, "exit_code", 130))
         except BrokenPipeError:
             # The reader went away: nothing to say, and nobody to say it to.
             from featurectl.cli import output
@@ -131,7 +144,8 @@ def _refuse_empty(args: list[str]) -> None:
 
 def _usage_error(error: Any) -> int:
     if isinstance(error, NoArgsIsHelpError):
-        diagnostics.note(error.format_message())
+        for line in error.format_message().splitlines():
+            diagnostics.note(line)
         return int(error.exit_code)
     context = getattr(error, "ctx", None)
     hint = f"; see `{context.command_path} --help`" if context else ""
@@ -151,13 +165,10 @@ app = typer.Typer(
 
 def run(words: Sequence[str]) -> int:
     """Run one command line in this process and return its exit code; settings of the caller's own stay."""
-    before = diagnostics.quiet, diagnostics.debug
     try:
         app(list(words))
     except SystemExit as end:
         return int(end.code or 0)
-    finally:
-        diagnostics.quiet, diagnostics.debug = before
     return 0
 
 
@@ -178,7 +189,7 @@ def root(
     """Run a Feast feature store for market data on TimescaleDB.
 
     Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 findings, 2 usage or configuration,
-    3 database unreachable, 4 lock held, 5 partly done, 6 degraded under --strict, 130 interrupted.
+    3 database unreachable, 4 lock held, 5 partly done, 6 degraded under --strict, 130 interrupted, 143 terminated.
     """
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featurectl.cli import output
-from featurectl.cli.ingested import Ingested, count
+from featurectl.cli.ingested import count
+from featurectl.core.ingesting import Ingested
 from featurectl.core.times import iso
 
 if TYPE_CHECKING:

@@ -37,6 +37,11 @@ def _switch(name: str) -> Any:
     return callback
 
 
+def _log_format(_: typer.Context, __: Any, value: str | None) -> None:
+    if value is not None:
+        diagnostics.set_log_format(value)
+
+
 def common_options() -> list[TyperOption]:
     """Return the options that every command has; their values go into :func:`overrides` and the diagnostics."""
 
@@ -54,10 +59,19 @@ def common_options() -> list[TyperOption]:
     repo = "The repository. Default: FEATURECTL_REPO, else feature_store.yaml here or above."
     database = "The database. Default: FEATURECTL_DATABASE_URL, else feature_store.yaml."
     timeout = "Give a read this long; 0: no limit. Default: 30, or statement_timeout."
+    log_format = "How stderr is written: text, or json, an object a line. Default: FEATURECTL_LOG_FORMAT, else text."
     return [
         value("-C", "--repo", field="repo", kind=Path, metavar="DIR", help=repo),
         value("--database-url", field="database_url", kind=str, metavar="URL", help=database),
         value("--timeout", field="timeout", kind=float, metavar="SECONDS", help=timeout),
+        TyperOption(
+            param_decls=["--log-format"],
+            type=str,
+            metavar="FORMAT",
+            callback=_log_format,
+            expose_value=False,
+            help=log_format,
+        ),
         switch("-q", "--quiet", field="quiet", help="Only warnings and errors on stderr."),
         switch("--debug", field="debug", help="Show the traceback of an error."),
     ]

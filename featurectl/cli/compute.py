@@ -12,10 +12,24 @@ from featurectl.cli import diagnostics, output
 from featurectl.cli.app import new_app
 from featurectl.cli.options import Command, FormatOption, JsonOption, OutputOption, chosen, overrides, split
 from featurectl.cli.published import published_catalog
+from featurectl.cli.writers import (
+    WAIT_FOR,
+    DryRunOption,
+    HeartbeatOption,
+    IfLockedOption,
+    LastOption,
+    MetricsOption,
+    RetryOption,
+    WaitOption,
+    run_settings,
+    tell_dry_run,
+    window_of,
+)
 from featurectl.core import compute as core
 from featurectl.core.clock import system_clock
 from featurectl.core.db import open_database
-from featurectl.core.times import parse_window
+from featurectl.core.locks import IfLocked
+from featurectl.core.times import ALWAYS, parse_window
 
 app = new_app()
 
@@ -35,12 +49,19 @@ def compute(
         str | None, typer.Option("--start", metavar="TIME", help="Only bars that closed at TIME or later.")
     ] = None,
     end: Annotated[str | None, typer.Option("--end", metavar="TIME", help="Only bars that closed by TIME.")] = None,
+    last: LastOption = None,
     full: Annotated[
         bool, typer.Option("--full", help="All bars of the window, not only new and changed ones.")
     ] = False,
     features: Annotated[
         _Names, typer.Option("-f", "--feature", metavar="NAME", help="Only this feature; again for more.")
     ] = None,
+    dry_run: DryRunOption = False,
+    if_locked: IfLockedOption = IfLocked.FAIL,
+    wait_for: WaitOption = WAIT_FOR,
+    retry_for: RetryOption = None,
+    metrics_file: MetricsOption = None,
+    heartbeat: HeartbeatOption = None,
     format: FormatOption = None,
     json: JsonOption = False,
     path: OutputOption = None,
@@ -56,14 +77,25 @@ def compute(
     Example: featurectl compute --symbol BTCUSDT --full
     """
     now = system_clock()
-    window = parse_window(start, end, now=now)
+    window = window_of(last, parse_window(start, end, now=now), now=now)
     request = core.Request(split(symbols), split(timeframes), window, full, split(features))
     find = partial(published_catalog, writes=True)
+    settings = run_settings(
+        context,
+        if_locked=if_locked,
+        wait_for=wait_for,
+        retry_for=retry_for,
+        dry_run=dry_run,
+        metrics_file=metrics_file,
+        heartbeat=heartbeat,
+    )
     with diagnostics.progress("compute") as progress:
-        results = jobs.compute(open_database(overrides(context)), request, now=now, find=find, progress=progress)
-    if start or end:
+        database = open_database(overrides(context))
+        results = jobs.compute(database, request, now=now, settings=settings, find=find, progress=progress)
+    if window != ALWAYS:
         diagnostics.note(f"window: {window}")
-    output.emit(_report(results), chosen(format, json), path)
+    output.emit(_report(results, dry_run), chosen(format, json), path)
+    tell_dry_run(dry_run)
     if not results:
         diagnostics.warn(
             "there is nothing to compute from yet: no candles, order book, trades, or signals of a symbol; "
@@ -71,12 +103,12 @@ def compute(
         )
 
 
-def _report(results: list[core.Computed]) -> output.Report:
+def _report(results: list[core.Computed], dry_run: bool) -> output.Report:
     columns = list(jobs.COMPUTED)
     rows = jobs.rows_of(results, jobs.COMPUTED)
     return output.Report(
         command="compute",
-        document={"series": [dict(zip(columns, row, strict=True)) for row in rows]},
+        document={"dry_run": dry_run, "series": [dict(zip(columns, row, strict=True)) for row in rows]},
         columns=columns,
         rows=rows,
         table=output.Grid(["view", "entity", "rows", "new or changed", "inserted", "changed"], rows),

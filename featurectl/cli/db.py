@@ -15,6 +15,7 @@ from featurectl.cli.options import Command, FormatOption, JsonOption, OutputOpti
 from featurectl.core import embedded
 from featurectl.core.db import Database, open_database, url_parts
 from featurectl.core.redact import redact
+from featurectl.core.roles import Roles, roles_sql
 from featurectl.errors import UsageError
 
 app = new_app(help="Start, stop and look at the embedded PostgreSQL.")
@@ -83,6 +84,31 @@ def shell(
     program = str(embedded.client_program("psql")) if database.is_embedded else shutil.which("psql")
     program = program or str(embedded.client_program("psql"))
     os.execvpe(program, ["psql", "-d", place, *(words or [])], environment)
+
+
+@app.command("roles", cls=Command)
+def roles(
+    context: typer.Context,
+    owner: Annotated[
+        str | None, typer.Option("--owner", metavar="NAME", help="Who applies. Default: <project>_owner.")
+    ] = None,
+    writer: Annotated[
+        str | None,
+        typer.Option("--writer", metavar="NAME", help="Who ingests and computes. Default: <project>_writer."),
+    ] = None,
+    reader: Annotated[
+        str | None, typer.Option("--reader", metavar="NAME", help="Who reads. Default: <project>_reader.")
+    ] = None,
+) -> None:
+    """Print SQL that makes three roles with no more rights than they need; it connects to nothing.
+
+    The owner applies, the writer ingests, computes and materializes, the reader reads. Look the SQL over, and run it
+    as a superuser or the database's owner; it may run again at any time.
+
+    Example: featurectl db roles > roles.sql
+    """
+    config = open_database(overrides(context)).config
+    output.write(roles_sql(config, Roles.of(config.project, owner=owner, writer=writer, reader=reader)))
 
 
 def _embedded(context: typer.Context) -> Database:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -30,7 +31,7 @@ def plan(
 ) -> None:
     """Show what apply would change; change nothing.
 
-    The Python files of the repository are executed to read the definitions; they are listed.
+    The Python files of the repository are executed to read the definitions; they are listed before.
 
     Example: featurectl plan --detailed-exitcode
     """
@@ -38,9 +39,8 @@ def plan(
     diagnostics.note("reading the definitions (Feast takes some seconds to load) …")
     from featurectl.plugin import apply as steps  # 2 s and more: it loads Feast
 
-    planned = steps.plan(database)
+    planned = steps.plan(database, on_files=_tell_files)
     output.emit(_report("plan", planned), chosen(format, json), path)
-    diagnostics.note(f"executed: {', '.join(planned.files)}")
     if planned.notice:
         diagnostics.warn(planned.notice)
     for loss in planned.drops:
@@ -63,18 +63,24 @@ def apply(
 ) -> None:
     """Bring registry, schema and catalog to the definitions.
 
+    The Python files of the repository are executed to read the definitions; they are listed before.
+
     Example: featurectl apply
     """
     database = _reachable(open_database(overrides(context)))
     diagnostics.note("reading the definitions (Feast takes some seconds to load) …")
     from featurectl.plugin import apply as steps  # 2 s and more: it loads Feast
 
-    applied = steps.apply(database, allow_drop=allow_drop, now=system_clock())
+    applied = steps.apply(database, allow_drop=allow_drop, now=system_clock(), on_files=_tell_files)
     output.emit(_report("apply", applied.plan, applied.catalog_version), chosen(format, json), path)
     if applied.plan.notice:
         diagnostics.warn(applied.plan.notice)
     done = f"{applied.plan.changes} changes made" if applied.plan.changes else "nothing to change"
     diagnostics.note(f"{done}; catalog version {applied.catalog_version}")
+
+
+def _tell_files(files: Sequence[str]) -> None:
+    diagnostics.note(f"executes: {', '.join(files)}")
 
 
 def _reachable(database: Database) -> Database:

@@ -5,23 +5,28 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from featurectl.cli import diagnostics
+from featurectl.cli import diagnostics, output
 from featurectl.cli.app import new_app
 from featurectl.cli.options import Command, overrides
 from featurectl.core import schema
 from featurectl.core.config import DATABASE_VARIABLE
 from featurectl.core.db import Database, open_database
+from featurectl.core.redact import redact
 from featurectl.errors import UsageError
 
 app = new_app()
 
 # The console script may not be on PATH; the module is where this interpreter is.
 _FEAST = "from feast.cli.cli import cli; cli(prog_name='feast')"
+# Feast's command that prints feature_store.yaml with the values of its variables, passwords among them.
+_SHOWS_SETTINGS = "configuration"
 
 
 @app.command("feast", cls=Command, context_settings={"ignore_unknown_options": True})
@@ -41,10 +46,21 @@ def feast(
     environment = {**os.environ, DATABASE_VARIABLE: database.sqlalchemy_url()}
     command = [sys.executable, "-c", _FEAST, *(words or [])]
     # Feast's output is its own: it goes where ours would.
-    code = subprocess.run(command, cwd=database.config.root, env=environment, check=False).returncode
+    run = _run_masked if _SHOWS_SETTINGS in command else _run
+    code = run(command, database.config.root, environment)
     if code:
         diagnostics.note(f"feast exited with {code}")
         raise typer.Exit(code if code > 0 else 128 - code)
+
+
+def _run(command: Sequence[str], root: Path, environment: Mapping[str, str]) -> int:
+    return subprocess.run(command, cwd=root, env=environment, check=False).returncode
+
+
+def _run_masked(command: Sequence[str], root: Path, environment: Mapping[str, str]) -> int:
+    done = subprocess.run(command, cwd=root, env=environment, stdout=subprocess.PIPE, check=False)
+    output.write(redact(done.stdout.decode(errors="replace")))
+    return done.returncode
 
 
 def _check_extras(words: list[str]) -> None:

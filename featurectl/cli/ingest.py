@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
@@ -15,9 +12,11 @@ from featurectl.cli.app import new_app
 from featurectl.cli.ingested import FilesArgument, RejectsOption, SymbolOption, conclude, ingest_files
 from featurectl.cli.options import Command, FormatOption, JsonOption, OutputOption, chosen, overrides, split
 from featurectl.cli.published import published_catalog
+from featurectl.cli.stdin import interruptible_stdin
+from featurectl.cli.writers import DryRunOption, HeartbeatOption, MetricsOption, RetryOption, run_settings
 from featurectl.core.clock import system_clock
-from featurectl.core.db import open_database
-from featurectl.core.schema import require_known
+from featurectl.core.db import Connection, open_database
+from featurectl.core.inbox import written_at
 from featurectl.core.times import iso, parse_time
 from featurectl.errors import UsageError
 
@@ -55,6 +54,10 @@ def candles(
     drop_last: Annotated[
         bool, typer.Option("--drop-last", help="Leave out each file's newest bar, open when it was downloaded.")
     ] = False,
+    dry_run: DryRunOption = False,
+    retry_for: RetryOption = None,
+    metrics_file: MetricsOption = None,
+    heartbeat: HeartbeatOption = None,
     format: FormatOption = None,
     json: JsonOption = False,
     path: OutputOption = None,
@@ -76,23 +79,25 @@ def candles(
     from featurectl.core.candles import read_candles  # 0.3 s: it reads with Arrow
     from featurectl.core.ingest import merge_candles
 
-    with open_database(overrides(context)).connect() as connection:
-        require_known(connection)
+    def read(name: str) -> CandleFile:
+        return read_candles(
+            _source(name),
+            name=name,
+            symbol=symbol,
+            timeframe=timeframe,
+            closed_before=limit,
+            written_at=None if closed_before else written_at(name),
+            drop_last=drop_last,
+        )
 
-        def ingest(name: str) -> tuple[CandleFile, Sequence[Merged]]:
-            file = read_candles(
-                _source(name),
-                name=name,
-                symbol=symbol,
-                timeframe=timeframe,
-                closed_before=limit,
-                written_at=None if closed_before else _written_at(name),
-                drop_last=drop_last,
-            )
-            return file, merge_candles(connection, file, now=now)
+    def write(connection: Connection, file: CandleFile) -> Sequence[Merged]:
+        return merge_candles(connection, file, now=now)
 
-        results = ingest_files(files, ingest)
-    conclude(results, candle_report.report(results), candle_report.notes, chosen(format, json), path, rejects)
+    settings = run_settings(
+        context, retry_for=retry_for, dry_run=dry_run, metrics_file=metrics_file, heartbeat=heartbeat
+    )
+    results = ingest_files(open_database(overrides(context)), settings, files, read, write, now=now)
+    conclude(results, candle_report.report(results), candle_report.notes, chosen(format, json), path, rejects, dry_run)
 
 
 @app.command("order-book", cls=Command)
@@ -104,6 +109,10 @@ def order_book(
         int, typer.Option("--levels", min=1, metavar="N", help="Sum the sizes of N levels of a depth snapshot.")
     ] = 1,
     rejects: RejectsOption = None,
+    dry_run: DryRunOption = False,
+    retry_for: RetryOption = None,
+    metrics_file: MetricsOption = None,
+    heartbeat: HeartbeatOption = None,
     format: FormatOption = None,
     json: JsonOption = False,
     path: OutputOption = None,
@@ -119,16 +128,19 @@ def order_book(
     from featurectl.core.ticks import read_order_book
 
     now = system_clock()
-    with open_database(overrides(context)).connect() as connection:
-        require_known(connection)
 
-        def ingest(name: str) -> tuple[TickFile, Sequence[MergedTicks]]:
-            file = read_order_book(_source(name), name=name, symbol=symbol, now=now, levels=levels)
-            return file, merge_ticks(connection, ORDER_BOOK, file, now=now)
+    def read(name: str) -> TickFile:
+        return read_order_book(_source(name), name=name, symbol=symbol, now=now, levels=levels)
 
-        results = ingest_files(files, ingest)
+    def write(connection: Connection, file: TickFile) -> Sequence[MergedTicks]:
+        return merge_ticks(connection, ORDER_BOOK, file, now=now)
+
+    settings = run_settings(
+        context, retry_for=retry_for, dry_run=dry_run, metrics_file=metrics_file, heartbeat=heartbeat
+    )
+    results = ingest_files(open_database(overrides(context)), settings, files, read, write, now=now)
     report = tick_report.report("order-book", results)
-    conclude(results, report, tick_report.notes, chosen(format, json), path, rejects)
+    conclude(results, report, tick_report.notes, chosen(format, json), path, rejects, dry_run)
 
 
 @app.command("trades", cls=Command)
@@ -137,6 +149,10 @@ def trades(
     files: FilesArgument,
     symbol: SymbolOption = None,
     rejects: RejectsOption = None,
+    dry_run: DryRunOption = False,
+    retry_for: RetryOption = None,
+    metrics_file: MetricsOption = None,
+    heartbeat: HeartbeatOption = None,
     format: FormatOption = None,
     json: JsonOption = False,
     path: OutputOption = None,
@@ -152,16 +168,19 @@ def trades(
     from featurectl.core.ticks import read_trades
 
     now = system_clock()
-    with open_database(overrides(context)).connect() as connection:
-        require_known(connection)
 
-        def ingest(name: str) -> tuple[TickFile, Sequence[MergedTicks]]:
-            file = read_trades(_source(name), name=name, symbol=symbol, now=now)
-            return file, merge_ticks(connection, TRADES, file, now=now)
+    def read(name: str) -> TickFile:
+        return read_trades(_source(name), name=name, symbol=symbol, now=now)
 
-        results = ingest_files(files, ingest)
+    def write(connection: Connection, file: TickFile) -> Sequence[MergedTicks]:
+        return merge_ticks(connection, TRADES, file, now=now)
+
+    settings = run_settings(
+        context, retry_for=retry_for, dry_run=dry_run, metrics_file=metrics_file, heartbeat=heartbeat
+    )
+    results = ingest_files(open_database(overrides(context)), settings, files, read, write, now=now)
     report = tick_report.report("trades", results)
-    conclude(results, report, tick_report.notes, chosen(format, json), path, rejects)
+    conclude(results, report, tick_report.notes, chosen(format, json), path, rejects, dry_run)
 
 
 @app.command("signals", cls=Command)
@@ -179,6 +198,10 @@ def signals(
         typer.Option("--symbol", metavar="NAME", help="The symbol, where no column says it. Default: *, the market."),
     ] = None,
     rejects: RejectsOption = None,
+    dry_run: DryRunOption = False,
+    retry_for: RetryOption = None,
+    metrics_file: MetricsOption = None,
+    heartbeat: HeartbeatOption = None,
     format: FormatOption = None,
     json: JsonOption = False,
     path: OutputOption = None,
@@ -197,20 +220,19 @@ def signals(
     with database.connect() as connection:
         ranges = declared_ranges(published_catalog(database, connection, writes=True))
 
-        def ingest(name: str) -> tuple[TickFile, Sequence[MergedTicks]]:
-            file = read_signals(_source(name), name=name, symbol=symbol, signals=chosen_names, ranges=ranges, now=now)
-            return file, merge_ticks(connection, SIGNALS, file, now=now)
+    def read(name: str) -> TickFile:
+        return read_signals(_source(name), name=name, symbol=symbol, signals=chosen_names, ranges=ranges, now=now)
 
-        results = ingest_files(files, ingest)
+    def write(connection: Connection, file: TickFile) -> Sequence[MergedTicks]:
+        return merge_ticks(connection, SIGNALS, file, now=now)
+
+    settings = run_settings(
+        context, retry_for=retry_for, dry_run=dry_run, metrics_file=metrics_file, heartbeat=heartbeat
+    )
+    results = ingest_files(database, settings, files, read, write, now=now)
     report = tick_report.report("signals", results)
-    conclude(results, report, tick_report.notes, chosen(format, json), path, rejects)
+    conclude(results, report, tick_report.notes, chosen(format, json), path, rejects, dry_run)
 
 
 def _source(name: str) -> str | BinaryIO:
-    return sys.stdin.buffer if name == "-" else name
-
-
-def _written_at(name: str) -> datetime | None:
-    """Return when a file was last written; nothing for a pipe or what is not there."""
-    path = Path(name)
-    return datetime.fromtimestamp(path.stat().st_mtime, UTC) if name != "-" and path.is_file() else None
+    return interruptible_stdin() if name == "-" else name

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Generic, Protocol, TypeVar
+from typing import Annotated
 
 import typer
 
 from featurectl.cli import diagnostics, output
-from featurectl.errors import FeaturectlError, InputFileError, PartlyDone
-
-if TYPE_CHECKING:
-    from featurectl.core.tabular.rejects import Rejects
+from featurectl.cli.writers import tell_dry_run
+from featurectl.core import ingesting
+from featurectl.core.db import Connection, Database
+from featurectl.core.ingesting import File, Ingested, Merged, failure_of
+from featurectl.core.runs import RunSettings, open_run
+from featurectl.core.schema import require_known
 
 FilesArgument = Annotated[list[str], typer.Argument(metavar="FILE...", help="CSV, CSV.gz, ZIP, Parquet; - is stdin.")]
 SymbolOption = Annotated[
@@ -24,51 +27,23 @@ RejectsOption = Annotated[
 ]
 
 
-class MarketFile(Protocol):
-    """A file that was read, whatever it holds."""
-
-    @property
-    def rows_read(self) -> int: ...
-    @property
-    def rejects(self) -> Rejects: ...
-    @property
-    def warnings(self) -> tuple[str, ...]: ...
-    @property
-    def faults(self) -> dict[str, int]: ...
-
-
-File = TypeVar("File", bound=MarketFile)
-Merged = TypeVar("Merged")
-
-
-@dataclass(frozen=True, slots=True)
-class Ingested(Generic[File, Merged]):
-    """One file's outcome: what was read and written, or why it could not be."""
-
-    name: str
-    file: File | None
-    merged: Sequence[Merged]
-    error: FeaturectlError | None = None
-
-    @property
-    def failed(self) -> bool:
-        """Nothing of the file could be used; a file of nothing but an open bar is no failure."""
-        return self.file is None or bool(self.file.faults and not self.merged)
-
-
 def ingest_files(
-    names: Sequence[str], ingest: Callable[[str], tuple[File, Sequence[Merged]]]
+    database: Database,
+    settings: RunSettings,
+    names: Sequence[str],
+    read: Callable[[str], File],
+    write: Callable[[Connection, File], Sequence[Merged]],
+    *,
+    now: datetime,
 ) -> list[Ingested[File, Merged]]:
-    """Ingest files one by one; one that can't be used does not keep the others from it."""
-    results: list[Ingested[File, Merged]] = []
-    with diagnostics.progress("ingest") as progress:
-        for index, name in enumerate(names):
-            progress(index, len(names), Path(name).name)
-            try:
-                results.append(Ingested(name, *ingest(name)))
-            except InputFileError as error:
-                results.append(Ingested(name, None, [], error))
-    return results
+    """Ingest files as a run of its own.
+
+    Raises:
+        SchemaMissing: nothing is applied, or the schema is another version's.
+    """
+    with open_run(database, settings, now=now) as run, diagnostics.progress("ingest") as progress:
+        run.attempt(require_known)
+        return ingesting.ingest_files(run, names, read, write, on_file=progress)
 
 
 def conclude(
@@ -78,6 +53,7 @@ def conclude(
     format: output.Format | None,
     path: Path | None,
     rejects: Path | None,
+    dry_run: bool,
 ) -> None:
     """Write the rejects, say what there is to say about each file, print the report.
 
@@ -91,7 +67,8 @@ def conclude(
         if one.file:
             _explain(one.name, one.file, rejects, notes)
     if not all(one.failed for one in results):
-        output.emit(report, format, path)
+        output.emit(replace(report, document={"dry_run": dry_run, **report.document}), format, path)
+    tell_dry_run(dry_run)
     _finish(results)
 
 
@@ -122,16 +99,9 @@ def count(number: int, noun: str) -> str:
 
 def _finish(results: Sequence[Ingested[File, Merged]]) -> None:
     """Leave with the error of a single file, or say how many of several failed."""
-    failed = [one for one in results if one.failed]
-    if not failed:
-        return
-    errors = [
-        one.error or InputFileError(f"{one.name}: not one of its rows could be used; --rejects FILE lists why")
-        for one in failed
-    ]
-    if len(results) == 1:
-        raise errors[0]
-    for error in errors:
-        diagnostics.warn(str(error))
-    message = f"{len(results) - len(failed)} of {len(results)} files read; the warnings above say what to do about "
-    raise PartlyDone(f"{message}the others") if len(failed) < len(results) else InputFileError(f"{message}them")
+    if len(results) > 1:
+        for one in results:
+            if one.failure:
+                diagnostics.warn(str(one.failure))
+    if failure := failure_of(results):
+        raise failure

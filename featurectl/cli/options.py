@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,6 +39,8 @@ ViewsOption = Annotated[
 
 __all__ = ["Command", "chosen", "overrides", "split"]
 
+# The parameters that name a file to be written, and their options.
+_OUTPUTS = {"path": "--output", "rejects": "--rejects", "metrics_file": "--metrics-file"}
 _RELATIVE_TIME = re.compile(r"-\d+(?:\.\d+)?[smhdw]", re.IGNORECASE)
 
 
@@ -69,17 +72,18 @@ def _check_outputs(parameters: dict[str, Any]) -> None:
 
     Parameters are text here: Typer makes paths and choices of them when it calls the command.
     """
-    paths = {name: Path(parameters[name]) for name in ("path", "rejects") if parameters.get(name)}
+    paths = {flag: Path(parameters[name]) for name, flag in _OUTPUTS.items() if parameters.get(name)}
     if format := parameters.get("format"):
         format = Format(format)
-    output.choose_format(chosen(format, parameters.get("json", False)), paths.get("path"))
+    output.choose_format(chosen(format, parameters.get("json", False)), paths.get("--output"))
     for path in paths.values():
         output.check_writable(path)
-    if len({path.resolve() for path in paths.values()}) < len(paths):
-        raise UsageError(f"--output and --rejects both name {paths['path']}; name two files")
-    inputs = {Path(name).resolve() for name in (*(parameters.get("files") or ()), parameters.get("spine")) if name}
+    for (one, path), (other, second) in combinations(paths.items(), 2):
+        if output.real(path) == output.real(second):
+            raise UsageError(f"{one} and {other} both name {path}; name two files")
+    inputs = {output.real(name) for name in (*(parameters.get("files") or ()), parameters.get("spine")) if name}
     for path in paths.values():
-        if path.resolve() in inputs:
+        if output.real(path) in inputs:
             raise UsageError(f"{path} is an input of this command and would be overwritten; name another file")
 
 

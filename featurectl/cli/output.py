@@ -79,6 +79,12 @@ def emit(report: Report, format: Format | None = None, path: Path | None = None)
             handle.write(text.encode())
 
 
+def refresh(report: Report) -> None:
+    """Show a report on the terminal in the place of what was there."""
+    lines = "\x1b[K\n".join(_table(report).splitlines())
+    write(f"\x1b[H{lines}\x1b[K\n\x1b[J")
+
+
 PREVIEW_ROWS = 20
 
 
@@ -202,7 +208,23 @@ def check_writable(path: Path) -> None:
         if not _is_special(path):
             from tempfile import TemporaryFile  # 2 ms
 
-            TemporaryFile(dir=path.resolve().parent).close()
+            TemporaryFile(dir=real(path).parent).close()
+
+
+def check_replaceable(path: Path) -> None:
+    """Find out whether a file can take the place of ``path``, which is not written to but replaced.
+
+    Raises:
+        OutputFileError: it can't, or is a device or a pipe, which must stay one.
+    """
+    check_writable(path)
+    if _is_special(path):
+        raise OutputFileError(f"{path} is a device or a pipe, which no file may replace; name another file")
+
+
+def real(path: str | Path) -> Path:
+    """Return a path with its links followed; one whose links go round in a circle as it is."""
+    return Path(os.path.realpath(path))  # Path.resolve raises RuntimeError there, up to Python 3.12
 
 
 @contextlib.contextmanager
@@ -219,7 +241,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     from tempfile import mkstemp
 
     with _writing(path):
-        target = path.resolve()
+        target = real(path)
         handle, name = mkstemp(prefix=".featurectl-", suffix=path.suffix, dir=target.parent)
         os.close(handle)
         temporary = Path(name)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featurectl.cli import output
-from featurectl.cli.ingested import Ingested
+from featurectl.core.ingesting import Ingested
 
 if TYPE_CHECKING:
     from featurectl.core.ingest_ticks import MergedTicks

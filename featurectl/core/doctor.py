@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shlex
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,7 +30,9 @@ _SKEW = timedelta(seconds=5)
 _LATE = timedelta(days=1)
 # Views of these have rows at instants of their own; others that are keyed by timeframe have one a bar.
 _ROWS_EVERY = {"ticks": ["1m"], "signals": ["15m"]}
-_INLINE_PASSWORD = re.compile(r"://[^\s:/@]*:(?!\$)[^\s@$]+@|^\s*password:\s*['\"]?[^\s$'\"]", re.MULTILINE)
+_INLINE_PASSWORD = re.compile(
+    r"://[^\s:/@]*:(?!\$)[^\s@$]+@|[?&](?:ssl)?password=[^\s&$'\"]|^\s*password:\s*['\"]?[^\s$'\"]", re.MULTILINE
+)
 
 
 class Level(StrEnum):
@@ -92,13 +97,24 @@ def _configuration(config: Config) -> Iterator[Finding]:
             f"{config.online_store} is not featurectl's; get-online reads it through Feast, materialize writes none",
             "fill it with `featurectl feast -- materialize-incremental …`",
         )
-    if _INLINE_PASSWORD.search(path.read_text(encoding="utf-8")):
+    holds_password = _INLINE_PASSWORD.search(path.read_text(encoding="utf-8")) is not None
+    if holds_password:
         yield Finding(
             Level.WARNING,
             "secrets",
             f"{path} holds a password",
             "move it into an environment variable and write ${VARIABLE} there",
         )
+    for secret in [config.root / ".env", *([path] if holds_password else [])]:
+        yield from _readable(secret)
+
+
+def _readable(path: Path) -> Iterator[Finding]:
+    """Look whether others than its owner may read a file of secrets."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+            message = f"{path} may hold secrets, and others than its owner can read it"
+            yield Finding(Level.WARNING, "secrets", message, f"chmod 600 {shlex.quote(str(path))}")
 
 
 def _database(connection: Connection, database: Database, now: datetime) -> Iterator[Finding]:

@@ -12,10 +12,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from featurectl.core import ops
+from featurectl.core.config import declared
 from featurectl.errors import ConfigError, NotAllowed, OutputFileError
 
 PACKAGE = Path(__file__).resolve().parent.parent
 _STAGING = ".featurectl-init-"
+# `cp` gives a copy the mode of the original, and passwords are written into this one's.
+_PRIVATE = (".env.example",)
 
 
 class Profile(StrEnum):
@@ -60,10 +64,10 @@ def make_repository(root: Path, profile: Profile, *, project: str | None = None,
         NotAllowed: files would be overwritten and ``overwrite`` is not set; nothing was written.
         OutputFileError: the directory can't be written; nothing was left behind.
     """
-    root = root.resolve()
+    root = Path(os.path.realpath(root))  # resolve() fails where links go round in a circle
     name = project_name(root, project)
-    contents = {**rendered(profile, {"project": name, "profile": profile.value}), **_definitions()}
     try:
+        contents = {**_rendered_for(root, name, profile), **_definitions()}
         existing = sorted(path for path in contents if (root / path).exists())
         if existing and not overwrite:
             shown = ", ".join(existing[:5]) + (f" and {len(existing) - 5} more" if len(existing) > 5 else "")
@@ -75,16 +79,40 @@ def make_repository(root: Path, profile: Profile, *, project: str | None = None,
     return Made(root, name, tuple(sorted(contents)))
 
 
-def rendered(profile: Profile, values: Mapping[str, str]) -> dict[str, str]:
-    """Render the templates of a profile; an undefined variable is an error."""
-    import jinja2  # 0.15 s, and only init needs it
+def operations(root: Path) -> dict[str, str]:
+    """Render the crontab, the systemd units and logrotate's file for a repository where it stands now, by file name.
 
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    The database is not asked, nor is its URL needed.
+
+    Raises:
+        ConfigError: feature_store.yaml can't be used, or a path that no crontab can hold.
+    """
+    project, embedded = declared(root)
+    contents = _rendered_for(root, project, Profile.EMBEDDED if embedded else Profile.TIMESCALE)
+    return {Path(name).name: text for name, text in contents.items() if name.startswith("ops/")}
+
+
+def _rendered_for(root: Path, project: str, profile: Profile) -> dict[str, str]:
+    return rendered(profile, {"project": project, "profile": profile.value, **ops.facts(root)})
+
+
+def rendered(profile: Profile, values: Mapping[str, object]) -> dict[str, str]:
+    """Render the templates of a profile, and their names; an undefined variable is an error."""
+    import jinja2  # 0.15 s, and only init and cron need it
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(resource("templates")),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters.update(ops.FILTERS)
     contents = {}
     for folder in (resource("templates") / "common", resource("templates") / profile.value):
         for path in sorted(folder.rglob("*.j2")):
             template = environment.from_string(path.read_text(encoding="utf-8"))
-            contents[str(path.relative_to(folder)).removesuffix(".j2")] = template.render(values)
+            name = environment.from_string(str(path.relative_to(folder)).removesuffix(".j2")).render(values)
+            contents[name] = template.render(values)
     return contents
 
 
@@ -104,6 +132,8 @@ def _write_all(root: Path, contents: Mapping[str, str]) -> None:
             for path, text in contents.items():
                 (staging / "new" / path).parent.mkdir(parents=True, exist_ok=True)
                 (staging / "new" / path).write_text(text, encoding="utf-8")
+                if path in _PRIVATE:
+                    (staging / "new" / path).chmod(0o600)
             try:
                 for path in contents:
                     _move(staging, root, path, moved, new_directories)

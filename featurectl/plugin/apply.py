@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 import psycopg
 from psycopg import sql
 
-from featurectl import __version__
 from featurectl.core import catalog as catalogs
 from featurectl.core import composite, registry_state, schema, sources, storage, timescale
 from featurectl.core.db import Connection, Database
@@ -25,6 +25,13 @@ from featurectl.plugin.registry import (
     learn_from_sources,
     registry_changes,
 )
+from featurectl.version import __version__
+
+OnFiles = Callable[[Sequence[str]], None]
+
+
+def _unheard(files: Sequence[str]) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,26 +73,30 @@ class Applied:
     catalog_version: int
 
 
-def plan(database: Database) -> Plan:
+def plan(database: Database, *, on_files: OnFiles = _unheard) -> Plan:
     """Compare the repository's definitions with the database; change nothing.
+
+    ``on_files`` is told which files define them, before any of those is executed.
 
     Raises:
         DefinitionError: the definitions contradict themselves or the database.
     """
-    definitions = _definitions(database)
+    definitions = _definitions(database, on_files)
     with database.connect(read_only=True) as connection:
         return _plan(connection, database, definitions)
 
 
-def apply(database: Database, *, allow_drop: bool = False, now: datetime) -> Applied:
+def apply(database: Database, *, allow_drop: bool = False, now: datetime, on_files: OnFiles = _unheard) -> Applied:
     """Bring registry, schema and catalog to the repository's definitions.
+
+    ``on_files`` is told which files define them, before any of those is executed.
 
     Raises:
         DefinitionError: the definitions contradict themselves or the database; nothing was changed.
         NotAllowed: something would be lost and ``allow_drop`` is not set; nothing was changed.
         LockHeld: another apply is at work.
     """
-    definitions = _definitions(database)
+    definitions = _definitions(database, on_files)
     with database.connect() as connection, lock(connection, f"apply {database.config.project}"):
         planned = _plan(connection, database, definitions)
         if planned.drops and not allow_drop:
@@ -105,8 +116,9 @@ def apply(database: Database, *, allow_drop: bool = False, now: datetime) -> App
     return Applied(planned, version or planned.catalog_version or 1)
 
 
-def _definitions(database: Database) -> Definitions:
-    return load_definitions(database.config, lambda contents: learn_from_sources(database, contents))
+def _definitions(database: Database, on_files: OnFiles) -> Definitions:
+    learn = partial(learn_from_sources, database)
+    return load_definitions(database.config, learn, on_files=on_files)
 
 
 def _plan(connection: Connection, database: Database, definitions: Definitions) -> Plan:

@@ -8,7 +8,7 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,16 +35,22 @@ class Definitions:
         return self.files.get(id(item), "the definitions")
 
 
-def load_definitions(config: Config, complete: Callable[[RepoContents], None] = lambda contents: None) -> Definitions:
+def load_definitions(
+    config: Config,
+    complete: Callable[[RepoContents], None] = lambda contents: None,
+    *,
+    on_files: Callable[[Sequence[str]], None] = lambda files: None,
+) -> Definitions:
     """Import every Python file of the repository, as Feast does, and check what they define.
 
-    ``complete`` is called with the objects as the files give them, to add what is to be learnt elsewhere.
+    ``on_files`` is told the files before any of them is executed. ``complete`` is called with the objects as the files
+    give them, to add what is to be learnt elsewhere.
 
     Raises:
         DefinitionError: a file can't be imported, or the definitions contradict themselves. The message names the file.
     """
     with working_in(config.root):
-        contents = _import_all(config.root)
+        contents = _import_all(config.root, on_files)
         files = _locate(config.root)
         objects = Definitions(contents, files, Catalog(config.project, (), (), ()))
         _refuse_duplicates(objects)
@@ -72,18 +78,28 @@ def python_files(root: Path) -> list[Path]:
     return list(get_repo_files(root))
 
 
-def _import_all(root: Path) -> RepoContents:
+def _import_all(root: Path, on_files: Callable[[Sequence[str]], None]) -> RepoContents:
     from feast.repo_operations import parse_repo
 
     sys.dont_write_bytecode = True
-    for path in python_files(root):
-        _check_syntax(path, _relative(path, root))
+    files = {_relative(path, root): path for path in python_files(root)}
+    for shown, path in files.items():
+        _check_syntax(path, shown)
+    on_files(sorted({*files, *(_relative(path, root) for path in _packages_of(files.values(), root))}))
     try:
         return parse_repo(root)
     except DefinitionError:
         raise
     except (Exception, SystemExit) as error:
         raise DefinitionError(f"{_place_of(error, root)}{type(error).__name__}: {error}") from error
+
+
+def _packages_of(files: Iterable[Path], root: Path) -> Iterator[Path]:
+    """Yield the files that are executed on the way to others, which Feast does not list."""
+    for path in files:
+        for folder in path.parents:
+            if root in folder.parents and (folder / "__init__.py").is_file():
+                yield folder / "__init__.py"
 
 
 def _place_of(error: BaseException, root: Path) -> str:

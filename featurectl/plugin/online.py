@@ -26,9 +26,11 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Bytes
 from psycopg import errors as pg
+from pydantic import field_validator
 
 from featurectl.core import pgarray
 from featurectl.core.clock import Clock, system_clock
+from featurectl.core.config import SCHEMA_NAME, is_schema_name
 from featurectl.core.connections import AsyncConnection, AsyncPool, Pool
 from featurectl.core.db import Connection, open_connection, session_url, translated_errors
 from featurectl.core.schema import Change
@@ -58,6 +60,13 @@ class TimescaleOnlineStoreConfig(TimescaleStoreConfig):
     type: Literal["featurectl.plugin.online.TimescaleOnlineStore"] = "featurectl.plugin.online.TimescaleOnlineStore"
     db_schema: str = "online"
     force: bool = False
+
+    @field_validator("db_schema")
+    @classmethod
+    def _schema_name(cls, name: str) -> str:
+        if not is_schema_name(name):
+            raise ValueError(f"{name!r} is none; {SCHEMA_NAME}")
+        return name
 
 
 class TimescaleOnlineStore(OnlineStore):  # type: ignore[misc]

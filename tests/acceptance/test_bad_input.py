@@ -498,10 +498,10 @@ def test_a_role_that_may_only_read(market: Repo, guest: str) -> None:
             connection.execute(sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA {} TO {}").format(name, role))
     before = state(market)
     assert market.run("get-online", "BTCUSDT_1h", "--database-url", guest).returncode == 0
-    check(market.run("compute", "--full", "--database-url", guest), 2, "permission denied for table computed_series")
-    check(market.run("materialize", "--database-url", guest), 2, "permission denied for table market__")
+    check(market.run("compute", "--full", "--database-url", guest), 2, "permission denied for table runs")
+    check(market.run("materialize", "--database-url", guest), 2, "permission denied for table runs")
     done = market.run(*INGEST, "-", "--symbol", "A", "--database-url", guest, input=candles())
-    check(done, 2, "permission denied for table candles")
+    check(done, 2, "permission denied for table runs")
     assert state(market) == before
 
 
@@ -520,18 +520,20 @@ def test_two_at_once(market: Repo, words: list[str], name: str) -> None:
     before = state(market)
     with market.connect() as other:
         other.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [f"featurectl:{name}"])
-        check(market.run(*words), 4, f"{name}: locked by another run (featurectl, server process")
+        check(market.run(*words), 4, f"{name}: locked by another session (server process")
     assert state(market) == before
 
 
 # --- interrupted -----------------------------------------------------------------------------------------------------
 
 
-def start(repo: Repo, *words: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
+def start(
+    repo: Repo, *words: str, stdin: int = subprocess.DEVNULL, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [str(SCRIPT), *words],
         cwd=repo.root,
-        env=repo.environment(),
+        env=repo.environment(env),
         stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -552,6 +554,7 @@ def wait_for_session(repo: Repo, condition: str) -> int:
     return int(rows[0][0])
 
 
+ENDED_BY = {signal.SIGINT: 130, signal.SIGTERM: 143}
 BLOCKED, CONNECTED = "wait_event_type = 'Lock'", "state = 'idle'"
 
 
@@ -588,7 +591,7 @@ def test_stopped_in_the_middle(market: Repo, words: tuple[str, ...], table: str,
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=30)
     done = subprocess.CompletedProcess(words, process.returncode, stdout, stderr)
-    check(done, 130, "interrupted; what was not finished was rolled back")
+    check(done, ENDED_BY[number], "interrupted; what was not finished was rolled back")
     assert state(market) == before
 
 
@@ -601,7 +604,7 @@ def test_stopped_while_stdin_is_slow(market: Repo, number: signal.Signals) -> No
     process.stdin.flush()
     wait_for_session(market, CONNECTED)
     process.send_signal(number)
-    assert process.wait(timeout=30) == 130
+    assert process.wait(timeout=30) == ENDED_BY[number]
     assert "error: interrupted" in process.communicate()[1]
     assert state(market) == before
 
@@ -622,13 +625,26 @@ def test_the_server_ends_the_session(market: Repo, words: tuple[str, ...], table
     make_work(market)
     before = state(market)
     with nobody_else_may_write(market, table):
-        process = start(market, *words)
+        process = start(market, *words, env={"FEATURECTL_RETRY_FOR": "0"})
         pid = wait_for_session(market, BLOCKED)
         market.rows("SELECT pg_terminate_backend(%s)", pid)
         stdout, stderr = process.communicate(timeout=30)
     done = subprocess.CompletedProcess(words, process.returncode, stdout, stderr)
     check(done, 3, "error: the database: ")
     assert state(market) == before
+
+
+@pytest.mark.parametrize(("words", "table"), STOPPED)
+def test_a_session_that_the_server_ends_is_replaced(repo: Repo, words: tuple[str, ...], table: str) -> None:
+    fill(repo)
+    make_work(repo)
+    with nobody_else_may_write(repo, table):
+        process = start(repo, *words)
+        first = wait_for_session(repo, BLOCKED)
+        repo.rows("SELECT pg_terminate_backend(%s)", first)
+        assert wait_for_session(repo, f"{BLOCKED} AND pid <> {first}")
+    _, stderr = process.communicate(timeout=30)
+    assert (process.returncode, "trying again" in stderr) == (0, True), stderr
 
 
 # --- streams ---------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from featurectl.cli.app import run
 from featurectl.core import schema
 from featurectl.core.catalog import read_catalog
 from featurectl.core.repository import Profile, make_repository
@@ -84,6 +85,35 @@ def test_plan_prints_the_statements_and_exits_with_1_when_asked(empty: Repo) -> 
     assert "CREATE TABLE" in done.stdout
     assert "feature_repo/indicators.py" in done.stderr
     assert relations(empty) == []
+
+
+@pytest.mark.parametrize("command", ["plan", "apply"])
+def test_the_files_are_named_before_any_of_them_is_executed(
+    empty: Repo, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Whoever looks at a repository of somebody else's sees what of it runs, and not only once it has."""
+    monkeypatch.setenv("FEATURECTL_DATABASE_URL", empty.url)
+    said = 'import sys\n\nprint("I RUN", file=sys.stderr)\n'
+    (empty.root / "feature_repo" / "__init__.py").write_text(said)
+    (empty.root / "aside.py").write_text(f"{said}raise RuntimeError('and stop')\n")
+    assert run(["-C", str(empty.root), command]) == 2
+    lines = capfd.readouterr().err.splitlines()
+    executes = next(line for line in lines if line.startswith("executes: "))
+    names = executes.removeprefix("executes: ").split(", ")
+    assert names == sorted(str(path.relative_to(empty.root)) for path in empty.root.rglob("*.py"))
+    assert "aside.py" in names
+    assert lines.index("I RUN") > lines.index(executes)
+    assert lines[-1] == "error: aside.py line 4: RuntimeError: and stop"
+    assert relations(empty) == []
+
+
+def test_nothing_is_said_to_be_executed_where_a_file_is_no_python(
+    empty: Repo, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEATURECTL_DATABASE_URL", empty.url)
+    (empty.root / "aside.py").write_text("def\n")
+    assert run(["-C", str(empty.root), "plan"]) == 2
+    assert "executes" not in capfd.readouterr().err
 
 
 def test_after_apply_there_is_nothing_to_change(repo: Repo) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +17,9 @@ from psycopg.conninfo import conninfo_to_dict
 
 from featurectl.core import doctor
 from featurectl.core.catalog import read_catalog
-from featurectl.core.config import Overrides
+from featurectl.core.config import Overrides, load_config
 from featurectl.core.db import open_connection, open_database
+from featurectl.core.repository import Profile, make_repository
 from featurectl.core.timescale import Extension
 from tests.fix_foreign import set_online_store
 from tests.fix_repository import Repo
@@ -113,6 +116,47 @@ def test_a_password_in_the_file_is_warned_of(repo: Repo) -> None:
     path = repo.root / "feature_store.yaml"
     path.write_text(path.read_text() + '\nextra: "postgresql://u:secret@h/d"\n')
     assert findings(repo, 0)["secrets"]["level"] == "warning"
+
+
+SECRETS = {
+    "in a URL": 'extra: "postgresql://u:secret@h/d"',
+    "in a query": 'extra: "postgresql://u@h/d?sslmode=require&password=secret"',
+    "by itself": "extra:\n  password: secret",
+}
+NO_SECRETS = {
+    "a variable": 'extra: "postgresql://u:${PASSWORD}@h/d"',
+    "a variable in a query": 'extra: "postgresql://u@h/d?password=${PASSWORD}"',
+    "no password": 'extra: "postgresql://u@h/d"',
+}
+
+
+@pytest.mark.parametrize("text", [*SECRETS.values(), *NO_SECRETS.values()], ids=[*SECRETS, *NO_SECRETS])
+def test_files_of_secrets_that_others_can_read_are_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("PASSWORD", "secret")
+    root = make_repository(tmp_path / "my market", Profile.EMBEDDED).root
+    path = root / "feature_store.yaml"
+    path.write_text(f"{path.read_text()}\n{text}\n")
+    is_secret = text in SECRETS.values()
+
+    def found() -> list[tuple[str, str]]:
+        findings = doctor._configuration(load_config(Overrides(repo=root)))
+        return [(one.message, one.fix) for one in findings if one.subject == "secrets"]
+
+    def readable(name: str) -> tuple[str, str]:
+        message = f"{root / name} may hold secrets, and others than its owner can read it"
+        return message, f"chmod 600 '{root / name}'"
+
+    held = [(f"{path} holds a password", "move it into an environment variable and write ${VARIABLE} there")]
+    path.chmod(0o644)
+    assert found() == ([*held, readable("feature_store.yaml")] if is_secret else [])
+    path.chmod(0o600)
+    shutil.copy(root / ".env.example", root / ".env")
+    assert found() == (held if is_secret else [])
+    for mode in (0o640, 0o604):
+        (root / ".env").chmod(mode)
+        assert found() == [*(held if is_secret else []), readable(".env")]
 
 
 def test_a_configuration_that_cannot_be_read_is_found_and_nothing_after_it(repo: Repo) -> None:

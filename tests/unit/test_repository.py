@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import jinja2
@@ -37,6 +38,25 @@ def test_the_yaml_names_our_stores_and_no_secret(tmp_path: Path, profile: Profil
     assert document["registry"]["serve_features_while_materializing"] is True
     urls = {document[section]["url"] for section in ("online_store", "offline_store")} | {document["registry"]["path"]}
     assert urls == {"${FEATURECTL_DATABASE_URL}"}
+
+
+@pytest.mark.parametrize("profile", Profile)
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o000])
+def test_what_secrets_are_written_into_is_its_owners_alone(tmp_path: Path, profile: Profile, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        made = make_repository(tmp_path / "market", profile)
+        modes = {name: (made.root / name).stat().st_mode & 0o777 for name in made.files}
+        assert modes.pop(".env.example") == 0o600
+        assert set(modes.values()) == {0o666 & ~umask}
+        # Over one that everybody can read, too.
+        (made.root / ".env.example").chmod(0o644)
+        make_repository(tmp_path / "market", profile, overwrite=True)
+        assert (made.root / ".env.example").stat().st_mode & 0o777 == 0o600
+        subprocess.run(["cp", ".env.example", ".env"], cwd=made.root, check=True)
+        assert (made.root / ".env").stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(before)
 
 
 def test_a_project_that_looks_like_a_number_stays_text(tmp_path: Path) -> None:

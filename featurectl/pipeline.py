@@ -1,0 +1,265 @@
+"""`featurectl run`: the inbox, features, and what is online, brought up to date and looked at, as one run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from featurectl import jobs
+from featurectl.core import compute as computing
+from featurectl.core import materialize as materializing
+from featurectl.core.catalog import Catalog
+from featurectl.core.db import Database
+from featurectl.core.entity import EntityId
+from featurectl.core.freshness import Freshness, by_lag, read_freshness
+from featurectl.core.inbox import FAILED, KINDS, Contents, ingest_waiting, look_into
+from featurectl.core.ingest_ticks import declared_ranges
+from featurectl.core.ingesting import Ingested
+from featurectl.core.locks import name_of_repository
+from featurectl.core.pipeline import INBOX, Pipeline, StepName
+from featurectl.core.runs import Run, RunSettings, open_run
+from featurectl.core.runs.retries import is_transient
+from featurectl.core.times import Window
+from featurectl.errors import (
+    DatabaseUnreachable,
+    FeaturectlError,
+    Findings,
+    InputFileError,
+    Interrupted,
+    LockHeld,
+    PartlyDone,
+    Skipped,
+)
+
+
+@dataclass(slots=True)
+class Done:
+    """What a run came to, step by step; ``errors`` are by step, ``findings`` what the check found fault with."""
+
+    steps: Sequence[StepName]
+    inbox: Contents | None = None
+    ingested: list[Ingested[Any, Any]] = field(default_factory=list)
+    computed: list[computing.Computed] = field(default_factory=list)
+    materialized: list[materializing.Materialized | materializing.Failed] = field(default_factory=list)
+    freshness: list[Freshness] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
+    errors: dict[StepName, FeaturectlError] = field(default_factory=dict)
+    failure: FeaturectlError | None = None
+
+
+def run_pipeline(
+    database: Database,
+    pipeline: Pipeline,
+    settings: RunSettings,
+    *,
+    now: datetime,
+    find: jobs.Find,
+    progress: Callable[[str, int, int, str], None],
+) -> Done:
+    """Do the steps of a run, one after the other, under the repository's lock.
+
+    A step that fails keeps the next ones from nothing but what is missing then; without the database nothing goes on.
+
+    Raises:
+        LockHeld, Skipped: another run of this repository is at work.
+        DatabaseUnreachable: the database went away for longer than the run tries again.
+    """
+    with open_run(database, settings, now=now) as run, run.lock(name_of_repository(database.config.project)):
+        work = _Work(run, pipeline, now, find, progress)
+        for step in pipeline.steps:
+            work.take(step)
+        work.done.failure = run.failure = work.failure()
+        return work.done
+
+
+class _Work:
+    """A run of the pipeline, at its steps."""
+
+    def __init__(
+        self,
+        run: Run,
+        pipeline: Pipeline,
+        now: datetime,
+        find: jobs.Find,
+        progress: Callable[[str, int, int, str], None],
+    ) -> None:
+        self._run, self._pipeline, self._now, self._find, self._progress = run, pipeline, now, find, progress
+        self.done = Done(pipeline.steps)
+
+    def take(self, step: StepName) -> None:
+        """Do a step; what it fails with is noted, unless nothing can go on."""
+        steps = {
+            StepName.INGEST: self._ingest,
+            StepName.COMPUTE: self._compute,
+            StepName.MATERIALIZE: self._materialize,
+            StepName.CHECK: self._check,
+        }
+        try:
+            steps[step]()
+        except FeaturectlError as error:
+            if isinstance(error, (DatabaseUnreachable, Interrupted)) or is_transient(error):
+                raise
+            self.done.errors[step] = error
+
+    def failure(self) -> FeaturectlError | None:
+        """Return what the steps came to: the worst of it."""
+        errors = {step: one for step, one in self.done.errors.items() if not isinstance(one, Skipped)}
+        reasons = "; ".join(f"{step}: {error}" for step, error in errors.items())
+        if not errors:
+            return Findings("; ".join(self.done.findings)) if self.done.findings else None
+        if all(isinstance(error, LockHeld) for error in errors.values()):
+            return LockHeld(reasons)
+        worked = [step for step in self.done.steps if step is not StepName.CHECK]
+        partly = any(isinstance(error, PartlyDone) for error in errors.values())
+        if partly or any(step not in errors for step in worked):
+            return PartlyDone(reasons)
+        return next(iter(errors.values()))
+
+    def _ingest(self) -> None:
+        inbox, say = self._inbox, self._run.settings.say
+        if self._pipeline.inbox is None and not os.path.lexists(inbox):
+            return  # who ingests otherwise needs none
+        contents = self.done.inbox = look_into(inbox, settle=self._pipeline.settle)
+        for name in contents.unfinished:
+            say(f"{name} was changed a moment ago and may not be finished; the next run takes it")
+        for name in contents.unknown:
+            say(f"{inbox / name} is left alone: it is no file, nor one of the folders {', '.join(KINDS)}")
+        ranges = declared_ranges(self._catalog()) if contents.files else {}
+        for index, file in enumerate(contents.files):
+            self._progress("ingest", index, len(contents.files), file.name)
+            done = ingest_waiting(self._run, inbox, file, ranges=ranges, now=self._now)
+            self.done.ingested.append(done)
+            if done.failure:
+                say(str(done.failure))
+        if failure := self._unusable():
+            raise failure
+        if contents.unreadable:
+            raise PartlyDone(f"{'; '.join(contents.unreadable)}; the rest of the inbox is done")
+
+    @property
+    def _inbox(self) -> Path:
+        return self._pipeline.inbox or self._run.database.config.root / INBOX
+
+    def _unusable(self) -> FeaturectlError | None:
+        """Return what to say of files that could not be used: no run takes them again from failed/; or not be moved."""
+        every = self.done.ingested
+        unused, stuck = [one.name for one in every if one.failed], [one.name for one in every if one.error]
+        if not unused and not stuck:
+            return None
+        if not unused:
+            return PartlyDone(f"{len(stuck)} of {len(every)} files are ingested, and can't be moved ({_some(stuck)})")
+        place = f"see {self._inbox / FAILED}, correct them and put them back"
+        place = "they stay where they are" if self._run.settings.dry_run else place
+        message = f"{len(unused)} of {len(every)} files could not be used ({_some(unused)}); {place}"
+        return PartlyDone(message) if len(unused) < len(every) else InputFileError(message)
+
+    def _compute(self) -> None:
+        request = computing.Request()
+        self.done.computed = jobs.compute_in(
+            self._run,
+            request,
+            now=self._now,
+            find=self._find,
+            progress=lambda done, total, label: self._progress("compute", done, total, label),
+        )
+
+    def _materialize(self) -> None:
+        self.done.materialized = jobs.materialize_in(
+            self._run,
+            self._pipeline.views,
+            Window(None, None),
+            now=self._now,
+            find=self._find,
+            progress=lambda done, total, label: self._progress("materialize", done, total, label),
+        )
+        if failure := materializing.failure_of(self.done.materialized):
+            raise failure
+
+    def _check(self) -> None:
+        """Look at what is online as others see it, and not at what the steps say they have done."""
+        self._progress("check", 0, 1, "freshness")
+        catalog = self._catalog()
+        found = self._run.attempt(
+            lambda connection: read_freshness(connection, catalog, now=self._now, views=self._pipeline.views)
+        )
+        self.done.freshness = found
+        self.done.findings = findings_of(found, self._pipeline.max_lag)
+        if not self._run.settings.dry_run:
+            self._run.degraded = degraded_answers(self._run.database, catalog, found, now=self._now)
+            self.done.findings += [
+                f"{view}: {count} answers are degraded; `featurectl get-online` says why"
+                for view, count in self._run.degraded.items()
+                if count
+            ]
+
+    def _catalog(self) -> Catalog:
+        catalog = self._run.attempt(lambda connection: self._find(self._run.database, connection))
+        self._run.catalog_hash = catalog.content_hash
+        return catalog
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def findings_of(found: Sequence[Freshness], max_lag: int | None) -> list[str]:
+    """Return what there is to be said against the freshness of features, a line each."""
+    findings = []
+    for one in found:
+        name = f"{one.view} {one.timeframe}".strip()
+        if one.behind:
+            findings.append(f"{name}: {one.behind} of {one.entities} entities are behind their source")
+        elif one.missing:
+            findings.append(f"{name}: {one.missing} of {one.entities} entities are not online")
+    for one in by_lag(found, max_lag) if max_lag is not None else ():
+        if one.lag_bars is not None and one.lag_bars > (max_lag or 0):
+            name = f"{one.view} {one.timeframe}".strip()
+            findings.append(f"{name}: {one.worst} lags by {one.lag_bars} bars, more than {max_lag}")
+    return findings
+
+
+def degraded_answers(
+    database: Database, catalog: Catalog, found: Sequence[Freshness], *, now: datetime
+) -> dict[str, int]:
+    """Read every view online, for one entity of each timeframe, as a caller would; return the degraded answers."""
+    views = {one.view for one in found}
+    return asyncio.run(_degraded(database, catalog, sorted(views), found, now))
+
+
+async def _degraded(
+    database: Database, catalog: Catalog, views: Sequence[str], found: Sequence[Freshness], now: datetime
+) -> dict[str, int]:
+    from featurectl.manager import FeastFeatureStoreManager
+
+    counts = dict.fromkeys(views, 0)
+    manager = FeastFeatureStoreManager(
+        database.config.root, database_url=database.config.database_url, clock=lambda: now, log_seconds=0
+    )
+    async with manager:
+        for one in found:
+            if one.worst is None or one.missing == one.entities:
+                continue
+            view = catalog.view(one.view)
+            entity = _entity_of(view.join_keys, one)
+            if entity is None:
+                continue
+            rows = await manager.get_online_features_rows(
+                [entity],
+                [f"{view.name}:{field.name}" for field in view.fields],
+                timeout=database.config.connect_timeout,
+            )
+            counts[one.view] += rows.degraded is not None
+    return counts
+
+
+def _entity_of(join_keys: Sequence[str], one: Freshness) -> str | None:
+    """Return the id of the group's worst entity; nothing for keys that no id gives."""
+    if not one.worst or not set(join_keys) <= {"symbol", "timeframe"}:
+        return None
+    symbol = one.worst.removesuffix(f"_{one.timeframe}") if one.timeframe else one.worst
+    return str(EntityId(symbol, one.timeframe))
