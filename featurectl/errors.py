@@ -32,13 +32,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
+def encodable(text: str) -> str:
+    """Return a text as UTF-8 can hold it: with ``\\udce9`` for a byte of a file's name that it can't.
+
+    Logs and the database take nothing else, and JSON means that byte by it.
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class FeaturectlError(Exception):
     """Something went wrong."""
 
     exit_code = 2
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or (type(self).__doc__ or "").strip())
+        super().__init__(encodable(message or (type(self).__doc__ or "").strip()))
 
 
 class UsageError(FeaturectlError):

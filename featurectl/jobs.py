@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from featurectl.core import backfill as backfilling
 from featurectl.core import compute as computing
+from featurectl.core import maintain as retention
 from featurectl.core import materialize as materializing
 from featurectl.core.catalog import Catalog, Selection
 from featurectl.core.db import Connection, Database
@@ -21,7 +22,7 @@ from featurectl.core.queries import query
 from featurectl.core.runs import Run, RunSettings, Step, open_run
 from featurectl.core.services import describe, last_materialized
 from featurectl.core.statistics import FeatureStatistics, feature_statistics
-from featurectl.core.storage import lifetimes
+from featurectl.core.storage import lifetimes, time_tables
 from featurectl.core.targets import Target
 from featurectl.core.threads import check_called_off
 from featurectl.core.times import ALWAYS, Window
@@ -81,8 +82,14 @@ def compute(
         SchemaMissing: nothing is applied, or the schema is another version's.
         UsageError, NotFound, DefinitionError, LockHeld, Skipped: see :func:`featurectl.core.compute.compute`.
     """
-    with open_run(database, settings or RunSettings("compute"), now=now) as run:
+    with open_run(database, settings or RunSettings("compute", _asked(request)), now=now) as run:
         return compute_in(run, request, now=now, find=find, progress=progress)
+
+
+def _asked(request: computing.Request) -> list[str]:
+    """Return what a program asked for, for the ledger."""
+    given = asdict(request) | {"window": str(request.window)}
+    return [f"{name}={value}" for name, value in given.items() if value]
 
 
 def compute_in(
@@ -145,7 +152,9 @@ def materialize(
         SchemaMissing: nothing is applied, or the schema is another version's.
         NotFound, UsageError: a view does not exist or is not served online; the window ends in the future.
     """
-    with open_run(database, settings or RunSettings("materialize"), now=now) as run:
+    with open_run(
+        database, settings or RunSettings("materialize", [f"views={','.join(names)}", f"window={window}"]), now=now
+    ) as run:
         results = materialize_in(run, names, window, now=now, force=force, find=find, progress=progress)
         run.failure = materializing.failure_of(results)
         return results
@@ -199,6 +208,45 @@ def _materialized(one: materializing.Materialized | materializing.Failed) -> Ste
     if isinstance(one, materializing.Failed):
         return Step("materialize", one.view, error=str(one.error))
     return Step("materialize", one.view, one.entities, one.written, one.unchanged, one.older)
+
+
+def maintain(
+    database: Database,
+    *,
+    now: datetime,
+    settings: RunSettings | None = None,
+    find: Find = _to_write,
+    progress: Progress = _silent,
+) -> list[retention.Maintained]:
+    """Delete what is older than the configuration keeps it, as a run of its own.
+
+    Raises:
+        SchemaMissing: nothing is applied, or the schema is another version's.
+        LockHeld, Skipped: another run is at it.
+    """
+    config = database.config
+
+    def work(connection: Connection) -> list[retention.Maintained]:
+        catalog = find(database, connection)
+        run.catalog_hash = catalog.content_hash
+        tables = [table for table in time_tables(config, catalog) if table.drop_after]
+        done = retention.maintain(
+            connection,
+            tables,
+            now=now,
+            dry_run=run.settings.dry_run,
+            on_rows=lambda index, table, rows: progress(index, len(tables), f"{table}: {rows} rows"),
+            locking=run.locking,
+        )
+        if config.keep_runs:
+            dry_run = run.settings.dry_run
+            done += retention.forget_runs(connection, config.project, config.keep_runs, now=now, dry_run=dry_run)
+        return done
+
+    with open_run(database, settings or RunSettings("maintain"), now=now) as run:
+        done = run.attempt(work)
+        run.steps += [Step("maintain", one.table, written=one.rows) for one in done]
+        return done
 
 
 @dataclass(frozen=True, slots=True)

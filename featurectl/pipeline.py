@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from featurectl.core import compute as computing
 from featurectl.core import materialize as materializing
 from featurectl.core.catalog import Catalog
 from featurectl.core.db import Database
-from featurectl.core.entity import EntityId
+from featurectl.core.entity import parse_id_or_symbol
 from featurectl.core.freshness import Freshness, by_lag, read_freshness
 from featurectl.core.inbox import FAILED, KINDS, Contents, ingest_waiting, look_into
 from featurectl.core.ingest_ticks import declared_ranges
@@ -31,6 +32,7 @@ from featurectl.errors import (
     Findings,
     InputFileError,
     Interrupted,
+    InvalidEntityId,
     LockHeld,
     PartlyDone,
     Skipped,
@@ -73,7 +75,7 @@ def run_pipeline(
         work = _Work(run, pipeline, now, find, progress)
         for step in pipeline.steps:
             work.take(step)
-        work.done.failure = run.failure = work.failure()
+        work.done.failure = run.failure = failure_of(work.done)
         return work.done
 
 
@@ -106,20 +108,6 @@ class _Work:
                 raise
             self.done.errors[step] = error
 
-    def failure(self) -> FeaturectlError | None:
-        """Return what the steps came to: the worst of it."""
-        errors = {step: one for step, one in self.done.errors.items() if not isinstance(one, Skipped)}
-        reasons = "; ".join(f"{step}: {error}" for step, error in errors.items())
-        if not errors:
-            return Findings("; ".join(self.done.findings)) if self.done.findings else None
-        if all(isinstance(error, LockHeld) for error in errors.values()):
-            return LockHeld(reasons)
-        worked = [step for step in self.done.steps if step is not StepName.CHECK]
-        partly = any(isinstance(error, PartlyDone) for error in errors.values())
-        if partly or any(step not in errors for step in worked):
-            return PartlyDone(reasons)
-        return next(iter(errors.values()))
-
     def _ingest(self) -> None:
         inbox, say = self._inbox, self._run.settings.say
         if self._pipeline.inbox is None and not os.path.lexists(inbox):
@@ -134,12 +122,24 @@ class _Work:
             self._progress("ingest", index, len(contents.files), file.name)
             done = ingest_waiting(self._run, inbox, file, ranges=ranges, now=self._now)
             self.done.ingested.append(done)
-            if done.failure:
-                say(str(done.failure))
+            self._explain(done)
         if failure := self._unusable():
             raise failure
         if contents.unreadable:
             raise PartlyDone(f"{'; '.join(contents.unreadable)}; the rest of the inbox is done")
+
+    def _explain(self, done: Ingested[Any, Any]) -> None:
+        """Say what there is to be said of a file: why it failed, or what is odd in it."""
+        say = self._run.settings.say
+        if done.file is None or done.failure:
+            say(str(done.failure))
+            return
+        for text in done.file.warnings:
+            say(f"{done.name}: {text}")
+        if faults := done.file.faults:
+            reasons = ", ".join(f"{number} {reason}" for reason, number in faults.items())
+            where = "a dry run keeps no list" if self._run.settings.dry_run else "a file beside it lists them"
+            say(f"{done.name}: rejected of {done.file.rows_read} rows: {reasons}; {where}")
 
     @property
     def _inbox(self) -> Path:
@@ -203,6 +203,21 @@ class _Work:
         return catalog
 
 
+def failure_of(done: Done) -> FeaturectlError | None:
+    """Return what the steps of a run came to: the worst of it."""
+    errors = {step: one for step, one in done.errors.items() if not isinstance(one, Skipped)}
+    reasons = "; ".join(f"{step}: {error}" for step, error in errors.items())
+    if not errors:
+        return Findings("; ".join(done.findings)) if done.findings else None
+    if all(isinstance(error, LockHeld) for error in errors.values()):
+        return LockHeld(reasons)
+    worked = [step for step in done.steps if step is not StepName.CHECK]
+    partly = any(isinstance(error, PartlyDone) for error in errors.values())
+    if partly or any(step not in errors for step in worked):
+        return PartlyDone(reasons)
+    return next(iter(errors.values()))
+
+
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
@@ -212,10 +227,10 @@ def findings_of(found: Sequence[Freshness], max_lag: int | None) -> list[str]:
     findings = []
     for one in found:
         name = f"{one.view} {one.timeframe}".strip()
-        if one.behind:
-            findings.append(f"{name}: {one.behind} of {one.entities} entities are behind their source")
-        elif one.missing:
+        if one.missing:
             findings.append(f"{name}: {one.missing} of {one.entities} entities are not online")
+        if one.behind > one.missing:  # what is missing could be online, too
+            findings.append(f"{name}: {one.behind - one.missing} of {one.entities} entities are behind their source")
     for one in by_lag(found, max_lag) if max_lag is not None else ():
         if one.lag_bars is not None and one.lag_bars > (max_lag or 0):
             name = f"{one.view} {one.timeframe}".strip()
@@ -258,8 +273,9 @@ async def _degraded(
 
 
 def _entity_of(join_keys: Sequence[str], one: Freshness) -> str | None:
-    """Return the id of the group's worst entity; nothing for keys that no id gives."""
-    if not one.worst or not set(join_keys) <= {"symbol", "timeframe"}:
+    """Return the id of the group's worst entity; nothing for keys that no id gives, or values that none may have."""
+    if not one.worst or "symbol" not in join_keys or not set(join_keys) <= {"symbol", "timeframe"}:
         return None
-    symbol = one.worst.removesuffix(f"_{one.timeframe}") if one.timeframe else one.worst
-    return str(EntityId(symbol, one.timeframe))
+    with contextlib.suppress(InvalidEntityId):
+        return str(parse_id_or_symbol(one.worst))
+    return None

@@ -39,6 +39,7 @@ TABLES = (
     "online.market__sentiment_features_view",
     "featurectl.computed_series",
 )
+FEATURES = tuple(name for name in TABLES if name.startswith("features."))
 LOCKS = """
 SELECT count(*) FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database
 WHERE l.locktype = 'advisory' AND d.datname = current_database()
@@ -53,11 +54,16 @@ NOTICED = 5.0
 
 @dataclass(frozen=True)
 class Stage:
-    """A command line that is killed; ``inbox`` are files that are put into the inbox before it, with their places."""
+    """A command line that is killed; ``inbox`` are files that are put into the inbox before it, with their places.
+
+    One that ``begins_empty`` finds no features, also after one of its processes had come to its end: else that would
+    make good what those before it have left out.
+    """
 
     name: str
     words: tuple[str, ...]
     inbox: tuple[tuple[str, Path], ...] = ()
+    begins_empty: bool = False
 
 
 @dataclass
@@ -89,8 +95,8 @@ def stages(data: Path) -> list[Stage]:
         Stage("ingest signals", ("ingest", "signals", *map(str, early.scores))),
         Stage("compute", ("compute",)),
         Stage("materialize", ("materialize",)),
-        Stage("backfill", ("backfill", *window, "--resume")),
-        Stage("backfill, two jobs", ("backfill", *window, "--chunk", "7d", "--jobs", "2", "--resume", "--force")),
+        Stage("backfill", ("backfill", *window, "--resume"), begins_empty=True),
+        Stage("backfill, two jobs", ("backfill", *window, "--jobs", "2", "--resume", "--force"), begins_empty=True),
         Stage("run", ("run",), inbox),
         Stage("run again", ("run",)),
     ]
@@ -108,7 +114,7 @@ class Ground:
     def hold(self, stage: Stage, kills: int) -> None:
         """Do a stage in both; note whatever is not as it should be."""
         for repo in (self.disturbed, self.undisturbed):
-            fill_inbox(repo, stage)
+            prepare(repo, stage)
         began = time.monotonic()
         self._expect(stage, *end_of(start(self.undisturbed, stage)))
         took = time.monotonic() - began
@@ -136,6 +142,8 @@ class Ground:
         else:
             self.outcome.finished_first += 1
             self._expect(stage, code, errors)
+            self._compare(stage)
+            prepare(self.disturbed, stage)
 
     def _await_session(self, process: subprocess.Popen[str]) -> None:
         """Wait until a process is at the database: before, Python is at its imports."""
@@ -179,8 +187,11 @@ class Ground:
             self.outcome.wrong.append("the ledger knows of none that was killed")
 
 
-def fill_inbox(repo: Repo, stage: Stage) -> None:
-    """Put a stage's files into the inbox, where they have been for long."""
+def prepare(repo: Repo, stage: Stage) -> None:
+    """Put a stage's files into the inbox, where they have been for long; take the features away that it is to make."""
+    if stage.begins_empty:
+        with repo.connect() as connection:
+            connection.execute(f"TRUNCATE {', '.join(FEATURES)}, featurectl.computed_series".encode())
     for place, source in stage.inbox:
         target = repo.root / "inbox" / place
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ class RootGroup(TyperGroup):
 
     def _code_of(self, args: list[str], prog_name: str) -> int:
         try:
-            diagnostics.read_environment()
+            diagnostics.read_settings()
             _refuse_empty(args)
             with self.make_context(prog_name, args) as context:
                 self.invoke(context)
@@ -128,6 +129,9 @@ class RootGroup(TyperGroup):
         except Exception as error:
             if hasattr(error, "format_message") and hasattr(error, "exit_code"):
                 return _usage_error(error)
+            if isinstance(error, FileNotFoundError) and _is_nowhere():
+                diagnostics.error("the working directory is gone; change into one that is there")
+                return UsageError.exit_code
             diagnostics.internal_failure(error)
             return INTERNAL_ERROR
 
@@ -140,6 +144,15 @@ def _refuse_empty(args: list[str]) -> None:
         if not word or (word.startswith("--") and word.endswith("=") and word.count("=") == 1):
             place = word or f"the argument after {before}"
             raise UsageError(f"{place} is empty; give it a value (is a shell variable unset?), or leave it out")
+
+
+def _is_nowhere() -> bool:
+    """Tell whether the directory that we were started in has been removed since."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _usage_error(error: Any) -> int:

@@ -44,6 +44,7 @@ from featurectl.errors import UsageError
 app = new_app()
 
 _CHUNK = "7d"
+_LONGEST = timedelta(days=36500)
 
 
 @app.command("backfill", cls=Command)
@@ -150,6 +151,8 @@ def _plan(
     length = parse_duration(chunk or _CHUNK)
     if length <= timedelta(0):
         raise UsageError(f"--chunk {chunk} is no time at all; write at least 1m")
+    if length > _LONGEST:
+        raise UsageError(f"--chunk {chunk} is longer than any window; write at most {_LONGEST.days}d")
     return Plan(Window(window.start, window.end or now).checked(), length, views, symbols, timeframes)
 
 

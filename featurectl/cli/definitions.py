@@ -10,8 +10,10 @@ import typer
 from featurectl.cli import diagnostics, output
 from featurectl.cli.app import new_app
 from featurectl.cli.options import Command, FormatOption, JsonOption, OutputOption, chosen, overrides
+from featurectl.cli.writers import run_settings
 from featurectl.core.clock import system_clock
 from featurectl.core.db import Database, open_database
+from featurectl.core.runs import Step, open_run
 
 if TYPE_CHECKING:
     from featurectl.plugin.apply import Plan
@@ -71,7 +73,10 @@ def apply(
     diagnostics.note("reading the definitions (Feast takes some seconds to load) …")
     from featurectl.plugin import apply as steps  # 2 s and more: it loads Feast
 
-    applied = steps.apply(database, allow_drop=allow_drop, now=system_clock(), on_files=_tell_files)
+    now = system_clock()
+    with open_run(database, run_settings(context), now=now) as run:
+        applied = steps.apply(database, allow_drop=allow_drop, now=now, on_files=_tell_files)
+        run.steps.append(Step("apply", f"catalog version {applied.catalog_version}", written=applied.plan.changes))
     output.emit(_report("apply", applied.plan, applied.catalog_version), chosen(format, json), path)
     if applied.plan.notice:
         diagnostics.warn(applied.plan.notice)

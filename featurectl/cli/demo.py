@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from datetime import datetime
@@ -15,7 +16,7 @@ from featurectl.cli.app import new_app, run
 from featurectl.cli.options import Command
 from featurectl.core.clock import system_clock
 from featurectl.core.synthetic import MarketFiles, write_market
-from featurectl.errors import FeaturectlError, NotAllowed
+from featurectl.errors import NotAllowed
 
 app = new_app()
 
@@ -50,9 +51,9 @@ def demo(
 
 
 def _prepare(directory: Path) -> None:
-    if (directory / _MARK).exists():
+    if os.path.exists(directory / _MARK):
         return
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    if os.path.exists(directory) and (not directory.is_dir() or any(directory.iterdir())):
         raise NotAllowed(f"{directory} is there and is not an earlier demo's; name another: featurectl demo DIR")
     _take(directory, "Make a repository", ["init", str(directory), "--project", "demo"], at=None)
     (directory / _MARK).write_text("made by featurectl demo\n", encoding="utf-8")
@@ -96,12 +97,4 @@ def _take(directory: Path, title: str, words: list[str], *, at: Path | None = Pa
     table = [] if "-o" in words else ["--format", "table"]
     code = run([*where, *words, *table, *quiet])
     if code:
-        raise _StepFailed(code)
-
-
-class _StepFailed(FeaturectlError):
-    """A step of the demo failed; its error is above."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__()
-        self.exit_code = code
+        raise typer.Exit(code)  # the step has said why

@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -17,7 +17,7 @@ from typing import Protocol
 from featurectl.core.clock import system_clock
 from featurectl.core.redact import MASK, redact
 from featurectl.core.times import iso
-from featurectl.errors import InvalidTime, UsageError
+from featurectl.errors import InvalidTime, UsageError, encodable
 
 _COLOURS = {"error": "31", "warning": "33", "note": "2"}
 
@@ -28,6 +28,9 @@ SECONDS_BETWEEN_LINES = 5.0
 
 LOG_FORMAT_VARIABLE = "FEATURECTL_LOG_FORMAT"
 _URL_OPTION = "--database-url"
+_FORMAT_OPTION = "--log-format"
+# The common options that take a value, as they stand before a command's name.
+VALUED = ("-C", "--repo", _URL_OPTION, "--timeout", _FORMAT_OPTION)
 
 quiet = False
 debug = False
@@ -47,6 +50,8 @@ class _Invocation:
     words: Sequence[str] = ()
     run_id: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.urandom(3).hex()}")
     format: LogFormat = LogFormat.TEXT
+    # What is undone at its end, or when the format changes.
+    others: ExitStack = field(default_factory=ExitStack)
 
 
 _invocation = _Invocation()
@@ -62,20 +67,28 @@ def invocation(words: Sequence[str]) -> Iterator[None]:
     try:
         yield
     finally:
+        _invocation.others.close()
         quiet, debug, _invocation = before
 
 
-def read_environment() -> None:
-    """Take the settings that the environment has.
+def read_settings() -> None:
+    """Take the log format from the command line, before that is parsed and found fault with, or the environment.
 
     Raises:
-        UsageError: one of them can't be used.
+        UsageError: that of the environment can't be used.
     """
-    if given := os.environ.get(LOG_FORMAT_VARIABLE):
+    words = list(_invocation.words)
+    words = words[: words.index("--")] if "--" in words else words
+    places = [place for place, word in enumerate(words) if word.partition("=")[0] == _FORMAT_OPTION]
+    named = [words[place].partition("=")[2] or "".join(words[place + 1 : place + 2]) for place in places]
+    # One that does not exist is refused when its turn comes.
+    if known := [name for name in named if name in list(LogFormat)]:
+        set_log_format(known[-1])
+    elif given := os.environ.get(LOG_FORMAT_VARIABLE):
         set_log_format(given, LOG_FORMAT_VARIABLE)
 
 
-def set_log_format(given: str, source: str = "--log-format") -> None:
+def set_log_format(given: str, source: str = _FORMAT_OPTION) -> None:
     """Write stderr in this format from now on.
 
     Raises:
@@ -84,6 +97,29 @@ def set_log_format(given: str, source: str = "--log-format") -> None:
     if given not in list(LogFormat):
         raise UsageError(f"{source} '{given}' is no log format; formats: {', '.join(LogFormat)}")
     _invocation.format = LogFormat(given)
+    _invocation.others.close()
+    if _invocation.format is LogFormat.JSON:
+        _invocation.others.enter_context(_logging_as_json())
+
+
+@contextmanager
+def _logging_as_json() -> Iterator[None]:
+    """Write what libraries log, and Python's warnings, as lines of ours."""
+    import logging  # 5 ms, which the text that Python writes itself costs only where there is something to log
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            level = "error" if record.levelno >= logging.ERROR else "warning"
+            _write(" ".join(self.format(record).split()), level)
+
+    handler, root = Handler(logging.WARNING), logging.getLogger()
+    root.addHandler(handler)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(handler)
 
 
 def run_id() -> str:
@@ -92,14 +128,14 @@ def run_id() -> str:
 
 
 def arguments() -> list[str]:
-    """Return the command line without secrets, for the ledger."""
+    """Return the command line without secrets, for the ledger, which holds UTF-8 only."""
     words = list(_invocation.words)
     for place, word in enumerate(words):
         if word == _URL_OPTION and place + 1 < len(words):
             words[place + 1] = MASK
         elif word.startswith(f"{_URL_OPTION}="):
             words[place] = f"{_URL_OPTION}={MASK}"
-    return [redact(word) for word in words]
+    return [redact(encodable(word)) for word in words]
 
 
 def note(text: str) -> None:
@@ -132,6 +168,7 @@ def internal_failure(exception: BaseException) -> None:
 def _trace(exception: BaseException) -> None:
     """With ``--debug`` show where an exception comes from."""
     text = redact("".join(traceback.format_exception(exception))) if debug else ""
+    text = "\n".join(line.translate(_CONTROLS) for line in text.split("\n"))
     if text and _invocation.format is LogFormat.JSON:
         text = _json_line(text, "debug") + "\n"
     sys.stderr.write(text)
@@ -156,7 +193,8 @@ def progress(title: str) -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[label]}"))
+    label = TextColumn("{task.fields[label]}", markup=False)  # names of files and symbols, whatever they hold
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), label)
     with Bar(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None, label="")
         yield lambda done, total, label: bar.update(task, completed=done, total=total, label=label)
@@ -198,6 +236,21 @@ def _json_line(text: str, level: str) -> str:
         now = system_clock()
     except InvalidTime:
         now = datetime.now(UTC)
-    command = next((word for word in _invocation.words if not word.startswith("-")), None)
-    document = {"time": iso(now), "level": level, "run_id": run_id(), "command": command, "message": text}
+    document = {"time": iso(now), "level": level, "run_id": run_id(), "command": _command(), "message": text}
     return json.dumps(document, ensure_ascii=False)
+
+
+def _command() -> str | None:
+    """Return the command's name, with that of its group: as the ledger has it."""
+    from featurectl.cli.app import COMMANDS
+
+    names: list[str] = []
+    words = iter(_invocation.words)
+    for word in words:
+        if word in VALUED:
+            next(words, None)
+        elif not word.startswith("-"):
+            names.append(word)
+            if len(names) > 1 or word not in COMMANDS or not COMMANDS[word].group:
+                break
+    return redact(" ".join(names)) or None

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from featurectl.core.times import iso
-from featurectl.errors import OutputFileError, UsageError
+from featurectl.errors import OutputFileError, UsageError, encodable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -76,13 +76,18 @@ def emit(report: Report, format: Format | None = None, path: Path | None = None)
         write(text)
     else:
         with atomic_file(path) as handle:
-            handle.write(text.encode())
+            handle.write(encodable(text).encode())
 
 
 def refresh(report: Report) -> None:
-    """Show a report on the terminal in the place of what was there."""
-    lines = "\x1b[K\n".join(_table(report).splitlines())
-    write(f"\x1b[H{lines}\x1b[K\n\x1b[J")
+    """Show a report on the terminal in the place of what was there; what is longer than the terminal is cut."""
+    from shutil import get_terminal_size  # 3 ms
+
+    lines, room = _table(report).splitlines(), max(get_terminal_size().lines - 1, 2)
+    if len(lines) > room:
+        lines[room - 1 :] = [f"… and {len(lines) - room + 1} more lines"]
+    shown = "\x1b[K\n".join(lines)
+    write(f"\x1b[H{shown}\x1b[K\n\x1b[J")
 
 
 PREVIEW_ROWS = 20
@@ -141,7 +146,7 @@ def _batches_whole(command: str, batches: Batches, kind: Format, path: Path | No
 def write(text: str) -> None:
     """Write text to stdout."""
     with _stdout():
-        sys.stdout.write(text)
+        sys.stdout.write(encodable(text))
 
 
 @contextlib.contextmanager
@@ -236,7 +241,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     check_writable(path)
     if _is_special(path):
-        yield path
+        with _writing(path):
+            yield path
         return
     from tempfile import mkstemp
 
@@ -344,7 +350,14 @@ def _parquet(report: Report) -> bytes:
     import pyarrow as pa  # 0.3 s, and only for this format
     import pyarrow.parquet as pq
 
-    data = {name: [row[index] for row in report.rows] for index, name in enumerate(report.columns)}
+    def array(values: list[Any]) -> pa.Array:
+        try:
+            return pa.array(values)
+        except (pa.ArrowException, UnicodeEncodeError, OverflowError):
+            # A column of several types, or of what no type of Arrow holds.
+            return pa.array([None if value is None else encodable(_cell(value)) for value in values])
+
+    data = {name: array([row[index] for row in report.rows]) for index, name in enumerate(report.columns)}
     sink = io.BytesIO()
     pq.write_table(pa.table(data), sink)
     return sink.getvalue()

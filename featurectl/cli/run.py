@@ -20,14 +20,16 @@ from featurectl.cli.writers import (
     HeartbeatOption,
     MetricsOption,
     RetryOption,
+    locking_of,
     run_settings,
     tell_dry_run,
 )
 from featurectl.core.clock import system_clock
 from featurectl.core.db import open_database
-from featurectl.core.locks import IfLocked, Locking
+from featurectl.core.locks import IfLocked
 from featurectl.core.materialize import Materialized
 from featurectl.core.pipeline import STEPS, Pipeline, read_pipeline, steps
+from featurectl.core.redact import redact
 from featurectl.core.times import parse_duration
 from featurectl.errors import UsageError
 from featurectl.pipeline import Done, run_pipeline
@@ -89,7 +91,7 @@ def run(
         metrics_file=metrics_file or pipeline.metrics_file,
         heartbeat=heartbeat or pipeline.heartbeat_url,
     )
-    settings = replace(settings, locking=Locking(pipeline.if_locked, pipeline.wait_for))
+    settings = replace(settings, locking=locking_of(pipeline.if_locked, pipeline.wait_for))
     find = partial(published_catalog, writes=True)
     with _progress() as progress:
         done = run_pipeline(database, pipeline, settings, now=now, find=find, progress=progress)
@@ -145,7 +147,7 @@ def _report(done: Done, run_id: str, dry_run: bool) -> output.Report:
         "results": [dict(zip(columns, row, strict=True)) for row in rows],
         "freshness": [asdict(one) for one in done.freshness],
         "findings": done.findings,
-        "errors": {str(step): str(error) for step, error in done.errors.items()},
+        "errors": {str(step): redact(str(error)) for step, error in done.errors.items()},
     }
     return output.Report("run", document, columns, rows, output.Grid(columns, rows, empty="nothing to do"))
 
@@ -155,7 +157,7 @@ def _rows(done: Done) -> Iterator[list[Any]]:
         read = file.file.rows_read if file.file else 0
         counts = [sum(getattr(one, name) for one in file.merged) for name in ("new", "changed", "unchanged")]
         rejected = sum(file.file.faults.values()) if file.file else 0
-        error = str(file.failure) if file.failure else None
+        error = redact(str(file.error)) if file.error else None
         yield ["ingest", file.name, read, counts[0] + counts[1], counts[2], 0, rejected, error]
     for one in done.computed:
         yield ["compute", f"{one.view} {one.entity}", one.rows, one.inserted + one.changed, None, 0, 0, None]
@@ -164,6 +166,6 @@ def _rows(done: Done) -> Iterator[list[Any]]:
             counts = [result.entities, result.written, result.unchanged, result.older]
             yield ["materialize", result.view, *counts, 0, None]
         else:
-            yield ["materialize", result.view, 0, 0, 0, 0, 0, str(result.error)]
+            yield ["materialize", result.view, 0, 0, 0, 0, 0, redact(str(result.error))]
     for finding in done.findings:
         yield ["check", finding, *[None] * 5, None]

@@ -19,7 +19,7 @@ from featurectl.errors import UsageError
 
 app = new_app()
 
-_MANY = 50
+_MANY, _MOST = 50, 1_000_000
 
 
 @app.command("runs", cls=Command)
@@ -35,7 +35,8 @@ def runs(
         bool, typer.Option("--failed", help="Only those that did not do all of their work, or were killed.")
     ] = False,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, metavar="N", help="The newest N; 50 unless told, all with --since.")
+        int | None,
+        typer.Option("--limit", min=1, max=_MOST, metavar="N", help="The newest N; 50 unless told, all with --since."),
     ] = None,
     format: FormatOption = None,
     json: JsonOption = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import asdict
 from datetime import datetime
@@ -54,7 +55,7 @@ def status(
     """
     database = open_database(overrides(context))
     kind = output.choose_format(chosen(format, json), path)
-    if watch and not (kind is output.Format.TABLE and path is None):
+    if watch and not (kind is output.Format.TABLE and path is None and sys.stdout.isatty()):
         raise UsageError("--watch refreshes a table in place; leave out --format and -o, and run it on a terminal")
 
     def look() -> Status:

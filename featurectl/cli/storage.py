@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
+from featurectl import jobs
 from featurectl.cli import diagnostics, output
 from featurectl.cli.app import new_app
 from featurectl.cli.options import Command, FormatOption, JsonOption, OutputOption, chosen, overrides
 from featurectl.cli.published import published_catalog
-from featurectl.core import maintain as retention
+from featurectl.cli.writers import (
+    WAIT_FOR,
+    HeartbeatOption,
+    IfLockedOption,
+    MetricsOption,
+    RetryOption,
+    WaitOption,
+    run_settings,
+)
 from featurectl.core.clock import system_clock
 from featurectl.core.db import open_database
 from featurectl.core.inventory import Holding, take_inventory
+from featurectl.core.locks import IfLocked
 from featurectl.core.maintain import Maintained
 from featurectl.core.storage import NEVER, time_tables
 from featurectl.core.times import duration
@@ -47,28 +58,38 @@ def storage(
 def maintain(
     context: typer.Context,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what is too old; delete nothing.")] = False,
+    if_locked: IfLockedOption = IfLocked.FAIL,
+    wait_for: WaitOption = WAIT_FOR,
+    retry_for: RetryOption = None,
+    metrics_file: MetricsOption = None,
+    heartbeat: HeartbeatOption = None,
     format: FormatOption = None,
     json: JsonOption = False,
     path: OutputOption = None,
 ) -> None:
     """Delete rows older than drop_after, where no policy of TimescaleDB does.
 
-    Tables without a drop_after in feature_store.yaml keep everything. Rows go in small transactions; an interrupted
-    run can be started again.
+    Tables without a drop_after in feature_store.yaml keep everything; so does the ledger of runs without a keep_runs.
+    Rows go in small transactions; an interrupted run can be started again.
 
     Example: featurectl maintain --dry-run
     """
-    now = system_clock()
-    database = open_database(overrides(context))
-    with database.connect() as connection, diagnostics.progress("maintain") as progress:
-        catalog = published_catalog(database, connection, writes=True)
-        tables = [table for table in time_tables(database.config, catalog) if table.drop_after]
-        done = retention.maintain(
-            connection,
-            tables,
-            now=now,
-            dry_run=dry_run,
-            on_rows=lambda index, table, rows: progress(index, len(tables), f"{table}: {rows} rows"),
+    settings = run_settings(
+        context,
+        if_locked=if_locked,
+        wait_for=wait_for,
+        retry_for=retry_for,
+        dry_run=dry_run,
+        metrics_file=metrics_file,
+        heartbeat=heartbeat,
+    )
+    with diagnostics.progress("maintain") as progress:
+        done = jobs.maintain(
+            open_database(overrides(context)),
+            now=system_clock(),
+            settings=settings,
+            find=partial(published_catalog, writes=True),
+            progress=progress,
         )
     output.emit(_retention(done, dry_run), chosen(format, json), path)
     if not done:

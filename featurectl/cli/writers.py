@@ -13,7 +13,7 @@ from featurectl.core.locks import IfLocked, Locking
 from featurectl.core.runs.heartbeat import checked
 from featurectl.core.runs.settings import RunSettings
 from featurectl.core.times import Window, parse_duration
-from featurectl.errors import UsageError
+from featurectl.errors import InvalidTime, UsageError
 
 IfLockedOption = Annotated[
     IfLocked,
@@ -62,7 +62,7 @@ def run_settings(
 
     Raises:
         InvalidTime: a duration can't be read.
-        UsageError: the heartbeat is no URL.
+        UsageError: the heartbeat is no URL, or it is to wait for no time.
         OutputFileError: the metrics can't be written there.
     """
     if metrics_file:
@@ -72,13 +72,24 @@ def run_settings(
         command=" ".join(context.command_path.split()[1:]),
         arguments=diagnostics.arguments(),
         run_id=diagnostics.run_id(),
-        locking=Locking(if_locked, parse_duration(wait_for).total_seconds()),
+        locking=locking_of(if_locked, parse_duration(wait_for).total_seconds()),
         retry_for=None if retry_for is None else parse_duration(retry_for).total_seconds(),
         dry_run=dry_run,
         say=diagnostics.warn,
         metrics_file=metrics_file,
         heartbeat=url,
     )
+
+
+def locking_of(if_locked: IfLocked, seconds: float) -> Locking:
+    """Return the policy for locks.
+
+    Raises:
+        UsageError: it is to wait for no time, which the server takes for no limit.
+    """
+    if if_locked is IfLocked.WAIT and not seconds:
+        raise UsageError("to wait for no time at all is not to wait; give a longer --wait-for, or --if-locked fail")
+    return Locking(if_locked, seconds)
 
 
 def window_of(last: str | None, window: Window, *, now: datetime) -> Window:
@@ -92,7 +103,10 @@ def window_of(last: str | None, window: Window, *, now: datetime) -> Window:
         return window
     if window.start or window.end:
         raise UsageError(f"--last {last} is a window of its own; leave out the other START and END")
-    return Window(now - parse_duration(last), now)
+    try:
+        return Window(now - parse_duration(last), now)
+    except OverflowError:
+        raise InvalidTime(f"--last {last} begins before there was a calendar; write a shorter time") from None
 
 
 def tell_dry_run(dry_run: bool) -> None:

@@ -11,13 +11,15 @@ from featurectl.errors import InvalidTime
 Clock = Callable[[], datetime]
 
 VARIABLE = "FEATURECTL_NOW"
+# Warm-ups, lifetimes and targets reach back and ahead of now, and must not fall off the calendar.
+_FIRST_YEAR, _LAST_YEAR = 1970, 2999
 
 
 def system_clock() -> datetime:
     """Return the current UTC time, or the instant in ``FEATURECTL_NOW`` when that is set.
 
     Raises:
-        InvalidTime: ``FEATURECTL_NOW`` is not an ISO 8601 instant with a zone.
+        InvalidTime: ``FEATURECTL_NOW`` is not an ISO 8601 instant with a zone, or of another age.
     """
     fixed = os.environ.get(VARIABLE)
     if not fixed:
@@ -28,4 +30,8 @@ def system_clock() -> datetime:
         instant = None
     if instant is None or instant.tzinfo is None:
         raise InvalidTime(f"{VARIABLE}='{fixed}' is not an ISO 8601 time with a zone; for example 2024-05-01T12:00:00Z")
+    if not _FIRST_YEAR <= instant.year <= _LAST_YEAR:
+        raise InvalidTime(
+            f"{VARIABLE}='{fixed}' is no time for a market; write a year from {_FIRST_YEAR} to {_LAST_YEAR}"
+        )
     return instant.astimezone(UTC)

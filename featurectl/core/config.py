@@ -6,12 +6,14 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from featurectl.core import redact
-from featurectl.errors import ConfigError, RepositoryNotFound, UnsetVariable
+from featurectl.core.times import parse_duration
+from featurectl.errors import ConfigError, InvalidTime, RepositoryNotFound, UnsetVariable
 
 FILE_NAME = "feature_store.yaml"
 REPO_VARIABLE = "FEATURECTL_REPO"
@@ -27,6 +29,7 @@ SETTINGS = (
     "write_timeout",
     "lock_timeout",
     "retry_for",
+    "keep_runs",
     "warmup_bars",
     "storage",
     "pipeline",
@@ -59,7 +62,8 @@ class Config:
     ``database_url`` is ``None`` when the embedded server is used. ``registry_schema`` is where Feast's SQL registry
     stands in the same database, ``registry_file`` the file it is; both are ``None`` where it is elsewhere. Times are
     seconds: what writes may take ``write_timeout`` a statement, waits ``lock_timeout`` for rows and tables, and tries
-    again for ``retry_for`` when the database goes away. ``storage`` is what the file says of tables' life cycles, which
+    again for ``retry_for`` when the database goes away. The ledger of runs goes back for ``keep_runs``, ``None`` is for
+    ever. ``storage`` is what the file says of tables' life cycles, which
     core/storage.py reads, and ``pipeline`` what it says of `featurectl run`.
     """
 
@@ -77,6 +81,7 @@ class Config:
     write_timeout: float = 3600
     lock_timeout: float = 30
     retry_for: float = 60
+    keep_runs: timedelta | None = None
     pipeline: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
@@ -148,6 +153,7 @@ def load_config(overrides: Overrides | None = None) -> Config:
         write_timeout=_seconds("FEATURECTL_WRITE_TIMEOUT", own.get("write_timeout"), 3600, path),
         lock_timeout=_seconds("FEATURECTL_LOCK_TIMEOUT", own.get("lock_timeout"), 30, path),
         retry_for=_seconds("FEATURECTL_RETRY_FOR", own.get("retry_for"), 60, path),
+        keep_runs=_keep_runs(own.get("keep_runs"), path),
         pipeline=_pipeline(document, own, path),
     )
 
@@ -193,6 +199,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}:{where} is not YAML: {getattr(error, 'problem', None) or 'unreadable'}") from error
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not a text file in UTF-8") from None
+    except (ValueError, LookupError, AttributeError, RecursionError) as error:
+        # What looks like a date or a number and is none; PyYAML lets Python say so.
+        reason = " ".join(str(error).split())[:80]
+        raise ConfigError(f"{path} holds a value that can't be read ({reason}); write it in quotes") from error
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror}") from error
     if not isinstance(document, dict):
@@ -269,6 +279,18 @@ def _storage(own: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     return storage or {}
 
 
+def _keep_runs(value: Any, path: Path) -> timedelta | None:
+    if value in (None, "never"):
+        return None
+    try:
+        span = parse_duration(str(value))
+    except InvalidTime:
+        span = timedelta(0)
+    if span < timedelta(days=1):
+        raise ConfigError(f"{path}: featurectl.keep_runs is not {value!r}; write a duration of 1d or more, or never")
+    return span
+
+
 def _pipeline(document: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     """Return what the file says of `featurectl run`, in its section or at the top."""
     if document.get("pipeline") and own.get("pipeline"):
@@ -276,6 +298,11 @@ def _pipeline(document: Mapping[str, Any], own: Mapping[str, Any], path: Path) -
     pipeline = own.get("pipeline") or document.get("pipeline") or {}
     if not isinstance(pipeline, Mapping):
         raise ConfigError(f"{path}: pipeline must be a mapping of settings")
+    for name, value in pipeline.items():
+        if isinstance(value, str) and "\0" in value:
+            raise ConfigError(
+                f"{path}: pipeline.{name} holds a NUL character, as no path and no name does; take it out"
+            )
     return pipeline
 
 
@@ -322,8 +349,10 @@ def registry_schema_of(registry: Any, url: str | None) -> str | None:
     ours = {_server_of(one) for one in (url, os.environ.get(DATABASE_VARIABLE)) if one}
     if place and _server_of(place) not in ours:
         return None
-    arguments = (registry.get("sqlalchemy_config_kwargs") or {}).get("connect_args") or {}
-    found = _SEARCH_PATH.search(str(arguments.get("options", "")))
+    settings = registry.get("sqlalchemy_config_kwargs")
+    arguments = settings.get("connect_args") if isinstance(settings, Mapping) else None
+    options = arguments.get("options") if isinstance(arguments, Mapping) else None
+    found = _SEARCH_PATH.search(str(options or ""))
     return found["schema"] if found else "public"
 
 
@@ -331,7 +360,11 @@ def _registry_file(registry: Any, root: Path) -> Path | None:
     """Return the local file of Feast's file registry: the kind there is when nothing else is said."""
     if isinstance(registry, Mapping) and registry.get("registry_type", "file") == "file":
         registry = registry.get("path")
-    return root / registry if isinstance(registry, str) and "://" not in registry else None
+    if not isinstance(registry, str) or "://" in registry or "\0" in registry:
+        return None
+    place = root / registry
+    # What there is and is no file, a device for one, may have no end.
+    return place if os.path.isfile(place) or not os.path.exists(place) else None
 
 
 def _server_of(place: str) -> tuple[str, ...]:
@@ -342,7 +375,7 @@ def _server_of(place: str) -> tuple[str, ...]:
     _, is_url, rest = place.partition("://")
     try:
         parts = conninfo_to_dict(f"postgresql://{rest}" if is_url else place)
-    except ProgrammingError:
+    except (ProgrammingError, UnicodeEncodeError):
         return (place,)
     return str(parts.get("host", "")), str(parts.get("port") or 5432), str(parts.get("dbname", ""))
 

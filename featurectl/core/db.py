@@ -250,11 +250,11 @@ def url_parts(url: str) -> dict[str, Any]:
     """
     try:
         parts = conninfo_to_dict(url)
-    except psycopg.ProgrammingError as error:
+    except (psycopg.ProgrammingError, UnicodeEncodeError) as error:
         reason, step = redact(str(error).strip()), "write postgresql://user@host:5432/database, percent-encoded"
         raise ConfigError(f"the database URL can't be read: {reason}; {step}") from error
     for port in str(parts.get("port", "")).split(","):
-        if port and not (port.isdecimal() and 0 < int(port) < 65536):
+        if port and not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
             raise ConfigError(f"the database URL has port '{redact(port)}'; write a number from 1 to 65535")
     return parts
 

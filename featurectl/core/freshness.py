@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -120,19 +120,15 @@ class _Market:
         if view.computed_from == "candles":
             return {_key(view, EntityId(*series)): close for series, close in self._closed_bars().items()}
         if view.computed_from == "ticks":
-            # They are computed in timeframes that the view does not name, too: those of the symbol's candles.
-            place = view.join_keys.index("symbol")
-            timeframes = tags.timeframes(view)
-            return self._of_rows(view, self._ends(_TICKS), lambda key: key[place], known, timeframes)
+            return self._of_rows(view, self._ends(_TICKS), known, tags.timeframes(view))
         if view.computed_from == "signals":
-            return self._of_rows(view, self._signals(), lambda key: key[0], known, ("",))
+            return self._of_rows(view, self._signals(), known, ("",))
         return {}
 
     def _of_rows(
         self,
         view: View,
         ends: Mapping[str, _Ends],
-        symbol_of: Callable[[tuple[str, ...]], str],
         known: Iterable[tuple[str, ...]],
         timeframes: Sequence[str],
     ) -> dict[tuple[str, ...], datetime]:
@@ -140,7 +136,9 @@ class _Market:
 
         Nothing is missing where no such instant has come yet, or where `compute` has looked and had nothing to say.
         """
-        found = {key: ends[symbol_of(key)].newest for key in known if symbol_of(key) in ends}
+        place = view.join_keys.index("symbol")
+        # Of ticks also in timeframes that the view does not name: those of the symbol's candles.
+        found = {key: ends[key[place]].newest for key in known if key[place] in ends}
         looked_at = set(self.connection.execute(query("freshness", "looked_at"), {"table": view.source_table}))
         step = CADENCES[view.computed_from or ""]
         for symbol, one in ends.items():

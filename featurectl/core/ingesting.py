@@ -11,7 +11,7 @@ import psycopg
 
 from featurectl.core.db import Connection
 from featurectl.core.runs import Run, Step
-from featurectl.errors import DatabaseError, FeaturectlError, InputFileError, PartlyDone
+from featurectl.errors import DatabaseError, FeaturectlError, InputFileError, PartlyDone, encodable
 
 if TYPE_CHECKING:
     from featurectl.core.tabular.rejects import Rejects
@@ -106,7 +106,7 @@ def ingest_file(
     run.steps.append(
         Step(
             "ingest",
-            name,
+            encodable(name),
             read=file.rows_read,
             written=sum(one.new + one.changed for one in merged),
             unchanged=sum(one.unchanged for one in merged),
@@ -118,7 +118,7 @@ def ingest_file(
 
 
 def _unused(run: Run, name: str, error: InputFileError) -> Ingested[Any, Any]:
-    run.steps.append(Step("ingest", name, error=str(error)))
+    run.steps.append(Step("ingest", encodable(name), error=str(error)))
     return Ingested(name, None, [], error)
 
 

@@ -15,6 +15,9 @@ from featurectl.core.queries import query
 from featurectl.core.times import iso
 from featurectl.errors import LockHeld, Skipped
 
+# Milliseconds, almost 25 days: PostgreSQL counts them in 32 bits.
+_LONGEST_WAIT = 2**31 - 1
+
 
 class IfLocked(StrEnum):
     """What to do where another session holds a lock."""
@@ -111,7 +114,7 @@ def take(connection: Connection, name: str, locking: Locking = REFUSE) -> None:
 
 def _wait(connection: Connection, name: str, patience: float) -> None:
     """Wait in the server's queue, in which who came first is first."""
-    limit = {"limit": f"{round(patience * 1000)}ms"}
+    limit = {"limit": f"{min(round(patience * 1000), _LONGEST_WAIT)}ms"}
     before = connection.execute(query("locks", "show_lock_timeout")).fetchone()
     connection.execute(query("locks", "set_lock_timeout"), limit)
     try:

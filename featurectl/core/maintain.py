@@ -11,7 +11,8 @@ from psycopg import sql
 
 from featurectl.core import timescale
 from featurectl.core.db import Connection
-from featurectl.core.locks import lock
+from featurectl.core.locks import REFUSE, Locking, lock
+from featurectl.core.queries import query
 from featurectl.core.storage import TimeTable, rows_statement
 from featurectl.core.timescale import Hypertable
 
@@ -43,17 +44,18 @@ def maintain(
     dry_run: bool = False,
     batch_rows: int = BATCH_ROWS,
     on_rows: Callable[[int, str, int], None] = lambda index, table, rows: None,
+    locking: Locking = REFUSE,
 ) -> list[Maintained]:
     """Delete what is older than its table's ``drop_after``; a dry run only counts it.
 
     Each batch is a transaction. ``on_rows`` gets the place of the table, its name, and the rows deleted so far.
 
     Raises:
-        LockHeld: another run is at it.
+        LockHeld, Skipped: another run is at it.
     """
     limited = [table for table in tables if table.drop_after]
     extension = timescale.inspect(connection)
-    with lock(connection, "maintain"):
+    with lock(connection, "maintain", locking):
         hypertables = timescale.read_hypertables(connection, extension, [table.name for table in limited])
         results = []
         for index, table in enumerate(limited):
@@ -103,3 +105,26 @@ def count_old(connection: Connection, table: TimeTable, before: datetime) -> int
     row = connection.execute(rows_statement("count_old", table, instant=sql.Literal(before))).fetchone()
     assert row is not None
     return int(row[0])
+
+
+# What a ledger keeps of the past, and which of its rows are old.
+_LEDGERS = {
+    "featurectl.runs": "delete_old_runs",
+    "featurectl.backfills": "delete_old_backfills",
+    "featurectl.materializations": "delete_old_materializations",
+}
+
+
+def forget_runs(
+    connection: Connection, project: str, keep: timedelta, *, now: datetime, dry_run: bool = False
+) -> list[Maintained]:
+    """Delete what the ledgers have of runs that ended longer ago than ``keep``; a dry run only counts it.
+
+    Backfills that were not finished stay, and the newest materialization of each view.
+    """
+    results = []
+    for table, name in _LEDGERS.items():
+        with connection.transaction(force_rollback=dry_run):
+            rows = connection.execute(query("runs", name), {"project": project, "before": now - keep}).rowcount
+        results.append(Maintained(table, "table", keep, now - keep, rows=rows))
+    return results

@@ -85,8 +85,11 @@ def microseconds(instant: datetime) -> int:
 
 
 def from_microseconds(count: int) -> datetime:
-    """Return the instant that is so many microseconds after 1970 UTC."""
-    return EPOCH + timedelta(microseconds=int(count))
+    """Return the instant that is so many microseconds after 1970 UTC; past all there are, the first or the last."""
+    try:
+        return EPOCH + timedelta(microseconds=int(count))
+    except OverflowError:
+        return (datetime.min if count < 0 else datetime.max).replace(tzinfo=UTC)
 
 
 def parse_duration(text: str) -> timedelta:

@@ -70,3 +70,19 @@ WHERE project = %(project)s AND command = %(command)s AND verdict = 'done';
 -- commands_run --
 -- The commands that ever ran in a project.
 SELECT DISTINCT command FROM featurectl.runs WHERE project = %(project)s ORDER BY command;
+
+-- delete_old_runs --
+-- Delete runs that began before an instant, and are not at work.
+DELETE FROM featurectl.runs
+WHERE project = %(project)s AND started_at < %(before)s AND verdict <> 'running';
+
+-- delete_old_backfills --
+-- Delete backfills that were finished before an instant, with their chunks.
+DELETE FROM featurectl.backfills WHERE project = %(project)s AND finished_at < %(before)s;
+
+-- delete_old_materializations --
+-- Delete what was noted of materializations before an instant, but for the newest of each view.
+DELETE FROM featurectl.materializations AS m
+WHERE m.project = %(project)s AND m.finished_at < %(before)s AND EXISTS (
+    SELECT FROM featurectl.materializations AS newer
+    WHERE newer.project = m.project AND newer.view = m.view AND newer.id > m.id);

@@ -17,7 +17,9 @@ import psycopg
 import pytest
 from psycopg import errors as pg
 
+from featurectl import jobs
 from featurectl.core import locks
+from featurectl.core.compute import Request
 from featurectl.core.db import Connection
 from featurectl.core.locks import IfLocked, Locking
 from featurectl.core.runs import RunSettings, Step, ledger, open_run
@@ -211,6 +213,48 @@ def test_commands_write_what_they_were_asked_for_without_secrets(repo: Repo) -> 
     assert newest(repo).catalog_hash
     repo.run(*INGEST, input=b"nonsense")
     assert (newest(repo).verdict, newest(repo).exit_code) == ("failed", 2)
+
+
+def test_a_program_is_in_the_ledger_like_a_command(repo: Repo) -> None:
+    repo.ok(*INGEST, input=candles())
+    jobs.compute(repo.database, Request(symbols=("BTCUSDT",), full=True), now=NOW)
+    found = newest(repo)
+    assert (found.command, found.rows_written) == ("compute", 60)
+    assert found.arguments == ["symbols=('BTCUSDT',)", "window=the beginning .. the end", "full=True"]
+
+
+def test_maintain_keeps_the_ledger_as_long_as_it_is_told(repo: Repo) -> None:
+    for day in range(4):
+        with open_run(repo.database, settings(run_id=f"day {day}"), now=NOW + timedelta(days=day)):
+            pass
+    for day in (1, 3):
+        repo.rows(
+            "INSERT INTO featurectl.materializations (project, view, incremental, window_end, entities, rows_written, "
+            "rows_unchanged, rows_older, finished_at) VALUES ('market', 'v', true, now(), 1, 1, 0, 0, %s) RETURNING 1",
+            NOW + timedelta(days=day),
+        )
+    at = {"FEATURECTL_NOW": (NOW + timedelta(days=10)).isoformat()}
+    assert repo.json("maintain", env=at)["tables"] == []
+    with (repo.root / "feature_store.yaml").open("a") as file:
+        file.write("  keep_runs: 8d\n")
+    counted = repo.json("maintain", "--dry-run", env=at)["tables"]
+    assert [(one["table"], one["rows"]) for one in counted] == [
+        ("featurectl.runs", 2),
+        ("featurectl.backfills", 0),
+        ("featurectl.materializations", 1),
+    ]
+    assert len(listed(repo)) == 5
+    deleted = repo.json("maintain", env=at)["tables"]
+    assert [one["rows"] for one in deleted] == [2, 0, 1]
+    assert [one.run_id for one in listed(repo)][2:] == ["day 3", "day 2"]
+    assert [(one.command, one.rows_written) for one in listed(repo)][:2] == [("maintain", 3), ("maintain", 0)]
+    later = {"FEATURECTL_NOW": (NOW + timedelta(days=99)).isoformat()}
+    repo.ok("maintain", env=later)
+    assert repo.rows("SELECT count(*) FROM featurectl.materializations") == [(1,)]
+    with (repo.root / "feature_store.yaml").open("a") as file:
+        file.write("  keep_runs: 1h\n")
+    done = repo.run("maintain")
+    assert done.returncode == 2 and "keep_runs is not '1h'" in done.stderr
 
 
 # --- locks -----------------------------------------------------------------------------------------------------------

@@ -215,7 +215,8 @@ class _Series:
         closed, end = self.job.now - TIMEFRAMES[self.timeframe], self.job.request.window.end
         if end is None:
             return closed
-        parameters = {**self._key, "after": end - TIMEFRAMES[self.timeframe], "skipped": self.job.warmup}
+        after = from_microseconds(microseconds(end) - self._bar)
+        parameters = {**self._key, "after": after, "skipped": self.job.warmup}
         row = self.job.connection.execute(query("candles", "bar_after"), parameters).fetchone()
         return min(closed, row[0]) if row else closed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -69,7 +70,7 @@ def write_metrics(run: Run, path: Path, outcome: Outcome, *, now: datetime) -> N
         text = "Answers of the run's check that came by another path than the first."
         page.add("degraded_answers", text, {"project": labels["project"], "view": view}, count)
     try:
-        write_to_textfile(str(path), page.registry)
+        write_to_textfile(os.path.realpath(path), page.registry)  # a link stays one
     except OSError as error:
         run.settings.say(f"metrics file {path} can't be written: {error.strerror}; name another with --metrics-file")
 

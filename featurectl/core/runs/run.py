@@ -137,13 +137,13 @@ class Run:
 
     def _tell(self, now: datetime) -> None:
         """Tell those who watch how the run ended; that they can't be told makes it no worse."""
-        if self.settings.dry_run or self.outcome is None:
-            return
+        if self.settings.dry_run or self.outcome is None or self.outcome.verdict == "skipped":
+            return  # of a run that was left to another one that tells
         if self.settings.metrics_file:
             from featurectl.core.runs.metrics import write_metrics  # 0.1 s, and only where somebody looks
 
             write_metrics(self, self.settings.metrics_file, self.outcome, now=now)
-        if self.settings.heartbeat and self.outcome.verdict != "skipped":
+        if self.settings.heartbeat:
             heartbeat.ping(self.settings.heartbeat, self.outcome.exit_code, self.settings.say)
 
     def look(self, read: Callable[[Connection], T]) -> T | None:
