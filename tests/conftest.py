@@ -59,6 +59,8 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("FEAST_USAGE", "False")
+    # Tests that have a database go away, and come back, say how long it is to be waited for.
+    monkeypatch.setenv("FEATURECTL_RETRY_FOR", "0")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -58,5 +59,5 @@ def init(
     step = (
         "featurectl apply" if profile is Profile.EMBEDDED else "export FEATURECTL_DATABASE_URL, then featurectl apply"
     )
-    here = "" if made.root == Path.cwd().resolve() else f"cd {directory}, "
+    here = "" if made.root == Path.cwd().resolve() else f"cd {shlex.quote(str(directory))}, "
     diagnostics.note(f"next: {here}{step}, featurectl ingest candles FILE")

@@ -58,6 +58,8 @@ class Plan:
         count = (end - start) // self.chunk + 1
         if count > MOST_CHUNKS:
             raise UsageError(f"{count} chunks of {duration(self.chunk)} are too many; make them longer, with --chunk")
+        if count == 1:
+            return [self.window]
         firsts = [start + self.chunk * place for place in range(count)]
         return [Window(first, min(first + self.chunk - _SMALLEST, end)) for first in firsts]
 

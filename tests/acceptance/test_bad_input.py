@@ -625,7 +625,7 @@ def test_the_server_ends_the_session(market: Repo, words: tuple[str, ...], table
     make_work(market)
     before = state(market)
     with nobody_else_may_write(market, table):
-        process = start(market, *words, env={"FEATURECTL_RETRY_FOR": "0"})
+        process = start(market, *words)
         pid = wait_for_session(market, BLOCKED)
         market.rows("SELECT pg_terminate_backend(%s)", pid)
         stdout, stderr = process.communicate(timeout=30)
@@ -639,7 +639,7 @@ def test_a_session_that_the_server_ends_is_replaced(repo: Repo, words: tuple[str
     fill(repo)
     make_work(repo)
     with nobody_else_may_write(repo, table):
-        process = start(repo, *words)
+        process = start(repo, *words, env={"FEATURECTL_RETRY_FOR": "30"})
         first = wait_for_session(repo, BLOCKED)
         repo.rows("SELECT pg_terminate_backend(%s)", first)
         assert wait_for_session(repo, f"{BLOCKED} AND pid <> {first}")

@@ -22,7 +22,7 @@ from featurectl.core.runs.ledger import INTERRUPTED, Outcome
 from featurectl.core.runs.session import Session
 from featurectl.core.runs.settings import RunSettings, Step
 from featurectl.core.times import ALWAYS, Window
-from featurectl.errors import FeaturectlError, Findings, Interrupted, PartlyDone, Skipped
+from featurectl.errors import FeaturectlError, Findings, Interrupted, PartlyDone, Skipped, encodable
 
 T = TypeVar("T")
 
@@ -178,8 +178,8 @@ def open_run(database: Database, settings: RunSettings, *, now: datetime) -> Ite
         raise
     finally:
         run.seconds = time.monotonic() - began
-        run._finish(now)
         try:
+            run._finish(now)
             run._tell(now)
         finally:
             run._session.close()
@@ -200,7 +200,7 @@ def _outcome(error: BaseException) -> Outcome:
     if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
         reason = "interrupted by a signal; what was not finished was rolled back"
         return Outcome(INTERRUPTED, int(getattr(error, "exit_code", 130)), reason)
-    return Outcome("failed", _INTERNAL_ERROR, f"{type(error).__name__}: {' '.join(str(error).split())}")
+    return Outcome("failed", _INTERNAL_ERROR, encodable(f"{type(error).__name__}: {' '.join(str(error).split())}"))
 
 
 def _hash_of(database: Database) -> str:

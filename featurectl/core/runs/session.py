@@ -15,6 +15,9 @@ from featurectl.core.runs.retries import Retries
 
 T = TypeVar("T")
 
+# Seconds for which a database is waited for that has not been reached yet: those of a restart.
+FIRST_CONTACT = 5.0
+
 
 class Session:
     """A connection for work that bears being done again; ``on_reconnect`` is called with each that replaces one."""
@@ -29,6 +32,8 @@ class Session:
         self.has_reconnected = False
         self._database = database
         self._retries = Retries(retry_for, say)
+        # Who has not begun loses little by being told soon, and cron begins again.
+        self._first_contact = Retries(min(retry_for, FIRST_CONTACT), say)
         self._on_reconnect = on_reconnect
         self._stack = contextlib.ExitStack()
         self._connection: Connection | None = None
@@ -40,7 +45,8 @@ class Session:
 
     def attempt(self, work: Callable[[Connection], T]) -> T:
         """Do work on the connection; what fails because the database is away is tried again on a new one."""
-        return self._retries.call(lambda: self._try(work))
+        retries = self._first_contact if self._connection is None and not self.has_reconnected else self._retries
+        return retries.call(lambda: self._try(work))
 
     def _try(self, work: Callable[[Connection], T]) -> T:
         with translated_errors():
