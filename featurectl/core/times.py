@@ -85,9 +85,14 @@ def microseconds(instant: datetime) -> int:
 
 
 def from_microseconds(count: int) -> datetime:
-    """Return the instant that is so many microseconds after 1970 UTC; past all there are, the first or the last."""
+    """Return the instant that is so many microseconds after 1970 UTC."""
+    return EPOCH + timedelta(microseconds=int(count))
+
+
+def nearest_instant(count: int) -> datetime:
+    """Return the same; past all instants there are, the first or the last of them."""
     try:
-        return EPOCH + timedelta(microseconds=int(count))
+        return from_microseconds(count)
     except OverflowError:
         return (datetime.min if count < 0 else datetime.max).replace(tzinfo=UTC)
 

@@ -22,7 +22,7 @@ from featurectl.core.functions import CANDLE_COLUMNS, FunctionSet
 from featurectl.core.merging import Written, write_series
 from featurectl.core.queries import query
 from featurectl.core.schema import table_identifier
-from featurectl.core.times import ALWAYS, from_microseconds, microseconds
+from featurectl.core.times import ALWAYS, microseconds, nearest_instant
 
 if TYPE_CHECKING:
     import numpy as np
@@ -201,7 +201,7 @@ class _Series:
 
     def _warmup_before(self, since: int) -> int | None:
         """Return the open time from which there are enough bars before ``since``; nothing where there are not."""
-        parameters = {**self._key, "before": from_microseconds(since), "skipped": self.job.warmup - 1}
+        parameters = {**self._key, "before": nearest_instant(since), "skipped": self.job.warmup - 1}
         row = self.job.connection.execute(query("candles", "bar_before"), parameters).fetchone()
         return microseconds(row[0]) if row else None
 
@@ -215,7 +215,7 @@ class _Series:
         closed, end = self.job.now - TIMEFRAMES[self.timeframe], self.job.request.window.end
         if end is None:
             return closed
-        after = from_microseconds(microseconds(end) - self._bar)
+        after = nearest_instant(microseconds(end) - self._bar)
         parameters = {**self._key, "after": after, "skipped": self.job.warmup}
         row = self.job.connection.execute(query("candles", "bar_after"), parameters).fetchone()
         return min(closed, row[0]) if row else closed
@@ -280,11 +280,11 @@ class _Series:
     def _bars(self, first_open: int, last_open: int) -> dict[str, Any]:
         parameters = {
             **self._key,
-            "first_open": from_microseconds(first_open),
-            "last_open": from_microseconds(last_open),
+            "first_open": nearest_instant(first_open),
+            "last_open": nearest_instant(last_open),
         }
         return pgcopy.read(self.job.connection, query("candles", "bars"), _BARS, parameters)
 
 
 def _instant(start: int | None) -> datetime:
-    return datetime.min.replace(tzinfo=UTC) if start is None else from_microseconds(start)
+    return datetime.min.replace(tzinfo=UTC) if start is None else nearest_instant(start)

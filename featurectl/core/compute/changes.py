@@ -18,7 +18,7 @@ from featurectl.core.compute.request import Request
 from featurectl.core.compute.spans import Span, merged, within
 from featurectl.core.db import Connection
 from featurectl.core.queries import query
-from featurectl.core.times import ALWAYS, Window, from_microseconds, microseconds
+from featurectl.core.times import ALWAYS, Window, microseconds, nearest_instant
 
 # Further back than any time that PostgreSQL holds, in whatever unit.
 BEGINNING = -(2**62)
@@ -80,7 +80,7 @@ class Ledger:
     def note(self, timeframe: str, state: State | None) -> None:
         """Note what state a series is in from now on, if that is known."""
         if state is not None and state.until is not None:
-            until = from_microseconds(state.until)
+            until = nearest_instant(state.until)
             self._execute("note_series", timeframe=timeframe, hashes=json.dumps(dict(state.hashes)), until=until)
 
     def forget_others(self, timeframes: Sequence[str]) -> None:

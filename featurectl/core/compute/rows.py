@@ -19,7 +19,7 @@ from featurectl.core.merging import SeriesTable, Written, write_series
 from featurectl.core.queries import query
 from featurectl.core.schema import table_identifier
 from featurectl.core.sources import column, conjunction
-from featurectl.core.times import from_microseconds, microseconds
+from featurectl.core.times import microseconds, nearest_instant
 
 if TYPE_CHECKING:
     import numpy as np
@@ -162,4 +162,4 @@ def kept(
 
 
 def _literal(instant: int) -> sql.Literal:
-    return sql.Literal(from_microseconds(instant))
+    return sql.Literal(nearest_instant(instant))

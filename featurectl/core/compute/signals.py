@@ -30,7 +30,7 @@ from featurectl.core.entity import MARKET
 from featurectl.core.functions import FunctionSet
 from featurectl.core.merging import Written
 from featurectl.core.queries import query
-from featurectl.core.times import from_microseconds, microseconds
+from featurectl.core.times import microseconds, nearest_instant
 
 if TYPE_CHECKING:
     from featurectl.core.compute.scores import Floats, Ints
@@ -180,7 +180,7 @@ class SignalJob:
     def _following(self, rows: FeatureRows, newest: int | None, quarter: int) -> int | None:
         """Return the first quarter of an hour, from one on, at which a score may be valid or a row is."""
         instant = quarter * QUARTER
-        first = from_microseconds(instant - self.functions.reach)
+        first = nearest_instant(instant - self.functions.reach)
         score = self._instant("next_score", symbols=self._symbols, names=self.functions.signals, first=first)
         row = rows.following(instant) if newest is not None and newest >= instant else None
         return min((max(quarter, _up(one)) for one in (score, row) if one is not None), default=None)
@@ -190,8 +190,8 @@ class SignalJob:
         parameters = {
             "symbols": self._symbols,
             "names": names,
-            "first": from_microseconds(first),
-            "last": from_microseconds(last),
+            "first": nearest_instant(first),
+            "last": nearest_instant(last),
         }
         found = pgcopy.read(self.connection, query("compute_signals", "scores"), _KINDS, parameters)
         of = {name: found["signal"] == place for place, name in enumerate(names, 1)}

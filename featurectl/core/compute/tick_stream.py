@@ -18,7 +18,7 @@ from featurectl.core.functions import INPUTS, FeatureFunction, FunctionSet
 from featurectl.core.queries import query
 from featurectl.core.schema import table_identifier
 from featurectl.core.sources import commas
-from featurectl.core.times import from_microseconds, microseconds
+from featurectl.core.times import microseconds, nearest_instant
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,7 +73,7 @@ class TickStream:
 
     def _following(self, minute: int) -> int | None:
         """Return the first minute at or after ``minute`` that has ticks."""
-        instant = from_microseconds(minute * MINUTE)
+        instant = nearest_instant(minute * MINUTE)
         found = (first_tick(self.connection, table, self.symbol, instant) for table in self.tables)
         return min((tick // MINUTE for tick in found if tick is not None), default=None)
 
@@ -116,8 +116,8 @@ class TickStream:
         )
         parameters = {
             "symbol": self.symbol,
-            "first": from_microseconds(at * MINUTE),
-            "end": from_microseconds(end * MINUTE),
+            "first": nearest_instant(at * MINUTE),
+            "end": nearest_instant(end * MINUTE),
             "limit": limit,
         }
         kinds = {"time": pgcopy.TIMESTAMP} | dict.fromkeys(columns, pgcopy.FLOAT)
