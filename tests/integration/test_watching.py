@@ -86,7 +86,7 @@ def test_the_page_says_what_the_run_did_and_how_far_features_lag(repo: Repo, com
     put(repo, "BTCUSDT_1h.csv", candles(58) + b"\nrubbish,1,2,3,4,5\n")
     put(repo, "BTCUSDT_4h.csv", b"open_time,open,high,low,close,volume\n2024-01-03T04:00:00Z,1,1,1,1,1\n")
     put(repo, "trades/BTCUSDT.csv", trades(10))
-    done = command("run", "--metrics-file", page, code=0)
+    command("run", "--metrics-file", page, code=0)
     ((verdict, code, seconds, finished),) = ledger(repo)
     assert (verdict, code, page.stat().st_mode & 0o044) == ("done", 0, 0o044), "another user's exporter reads it"
     assert value(page, "run_success") == 1 and value(page, "run_exit_code") == 0
