@@ -52,8 +52,11 @@ def pytest_report_header() -> str:
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _clean_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give every test the same environment, whatever the shell has."""
+    if request.path.parent.name == "acceptance" or request.path.stem == "test_interop":
+        # They start hundreds of processes, of commands that other tests measure; coverage would cost them minutes.
+        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
     for name in [name for name in os.environ if name.startswith(("FEATURECTL_", "PG"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NO_COLOR", "1")

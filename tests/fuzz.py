@@ -34,6 +34,9 @@ CODES = frozenset({0, 1, 2, 3, 4, 5, 6, 130, 143})
 # Seconds that the slowest case may take, and then some.
 TOO_LONG = 20
 
+# Where coverage keeps its data, which it writes when a process ends or becomes another.
+_MEASURED = tuple(str(Path(name).parent) for name in filter(None, [os.environ.get("COVERAGE_FILE")]))
+
 
 # --- parameters ------------------------------------------------------------------------------------------------------
 
@@ -284,7 +287,7 @@ class _Guard:
 
     @contextmanager
     def watch(self, allowed: Words) -> Iterator[None]:
-        self.outside, self._allowed = [], (*allowed, "/dev/null", "/dev/full", "/proc")
+        self.outside, self._allowed = [], (*allowed, *_MEASURED, "/dev/null", "/dev/full", "/proc")
         try:
             yield
         finally:

@@ -32,7 +32,7 @@ from tests.odd_values import DATABASE, DIRECTORY, NUMBER, TEXT, TIME, YAML, Kind
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::pydantic.PydanticDeprecatedSince20")
 
 LARGE, _, SEED = os.environ.get("FEATURECTL_TEST_FUZZ", "").partition(":")
-RANDOM = int(LARGE or 240)
+RANDOM = int(LARGE or 160)
 # Random command lines are tried in so many tests, side by side.
 PARTS = 4
 

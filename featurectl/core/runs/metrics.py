@@ -17,7 +17,7 @@ from featurectl.core.runs.settings import COUNTS
 from featurectl.version import __version__
 
 if TYPE_CHECKING:
-    from prometheus_client import Gauge
+    from prometheus_client.core import GaugeMetricFamily
 
     from featurectl.core.runs.run import Run
 
@@ -33,20 +33,29 @@ _OF_VIEW = {
 
 
 class _Page:
-    """Gauges as they are added; those of one name differ in their labels."""
+    """Gauges as they are added; those of one name differ in their labels.
+
+    They are values and no more: prometheus_client's own Gauge writes files of its own where some program, Feast among
+    them, has set PROMETHEUS_MULTIPROC_DIR.
+    """
 
     def __init__(self) -> None:
         from prometheus_client import CollectorRegistry
 
+        self._gauges: dict[str, GaugeMetricFamily] = {}
         self.registry = CollectorRegistry()
-        self._gauges: dict[str, Gauge] = {}
+        self.registry.register(self)
 
     def add(self, name: str, text: str, labels: Mapping[str, str], value: float) -> None:
-        from prometheus_client import Gauge
+        from prometheus_client.core import GaugeMetricFamily
 
         if name not in self._gauges:
-            self._gauges[name] = Gauge(f"featurectl_{name}", text, list(labels), registry=self.registry)
-        self._gauges[name].labels(**labels).set(value)
+            self._gauges[name] = GaugeMetricFamily(f"featurectl_{name}", text, labels=list(labels))
+        self._gauges[name].add_metric(list(labels.values()), value)
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield the gauges, for the registry."""
+        yield from self._gauges.values()
 
 
 def write_metrics(run: Run, path: Path, outcome: Outcome, *, now: datetime) -> None:
