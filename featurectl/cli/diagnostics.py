@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Protocol
 
-from featurectl.core.clock import system_clock
+from featurectl.core.clock import new_run_id, system_clock
 from featurectl.core.redact import MASK, redact
 from featurectl.core.times import iso
 from featurectl.errors import InvalidTime, UsageError, encodable
@@ -48,7 +48,7 @@ class _Invocation:
     """One command line at work; its id is on every line of a JSON log, and in the ledger where it writes."""
 
     words: Sequence[str] = ()
-    run_id: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.urandom(3).hex()}")
+    run_id: str = field(default_factory=new_run_id)
     format: LogFormat = LogFormat.TEXT
     # What is undone at its end, or when the format changes.
     others: ExitStack = field(default_factory=ExitStack)

@@ -35,3 +35,8 @@ def system_clock() -> datetime:
             f"{VARIABLE}='{fixed}' is no time for a market; write a year from {_FIRST_YEAR} to {_LAST_YEAR}"
         )
     return instant.astimezone(UTC)
+
+
+def new_run_id() -> str:
+    """Return an id that sorts by the system's time and is nobody else's: ``20240501T120000-3f9a2c``."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.urandom(3).hex()}"

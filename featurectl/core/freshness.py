@@ -279,10 +279,11 @@ def _is_served(online: datetime, view: View, now: datetime) -> bool:
 
 
 def _lag(clock: EntityClock, step: timedelta | None, now: datetime) -> timedelta | None:
-    """Return how long ago the online row could have been replaced by a newer one; where none is, since the first."""
+    """Return how far the online row is behind the last that is due; nothing where there is none."""
+    if clock.online is None:
+        return None
     due = now if step is None else _last_due(clock, step, now)
-    newest = clock.online or None
-    return None if newest is None else max(due - newest, timedelta(0))
+    return max(due - clock.online, timedelta(0))
 
 
 def _last_due(clock: EntityClock, step: timedelta, now: datetime) -> datetime:
@@ -303,8 +304,3 @@ def is_behind(clock: EntityClock, view: View, now: datetime) -> bool:
 def by_lag(found: Sequence[Freshness], most: int) -> list[Freshness]:
     """Return those that are more than so many bars behind, or miss entities."""
     return [one for one in found if one.missing or (one.lag_bars is not None and one.lag_bars > most)]
-
-
-def labels(one: Freshness) -> Mapping[str, str]:
-    """Return what a view in a timeframe is called in metrics."""
-    return {"view": one.view, "timeframe": one.timeframe}

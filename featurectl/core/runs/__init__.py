@@ -2,6 +2,6 @@
 
 from featurectl.core.runs.run import Run, open_run
 from featurectl.core.runs.session import Session
-from featurectl.core.runs.settings import RunSettings, Step, new_run_id
+from featurectl.core.runs.settings import RunSettings, Step
 
-__all__ = ["Run", "RunSettings", "Session", "Step", "new_run_id", "open_run"]
+__all__ = ["Run", "RunSettings", "Session", "Step", "open_run"]

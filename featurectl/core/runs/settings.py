@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from featurectl.core.clock import new_run_id
 from featurectl.core.locks import REFUSE, Locking
-
-
-def new_run_id() -> str:
-    """Return an id that sorts by time and is nobody else's: ``20240501T120000-3f9a2c``."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.urandom(3).hex()}"
 
 
 def _unheard(text: str) -> None:
