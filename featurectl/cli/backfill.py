@@ -11,32 +11,12 @@ import typer
 from featurectl import jobs
 from featurectl.cli import diagnostics, output
 from featurectl.cli.app import new_app
-from featurectl.cli.options import (
-    Command,
-    FormatOption,
-    JsonOption,
-    OutputOption,
-    ViewsOption,
-    chosen,
-    overrides,
-    split,
-)
+from featurectl.cli.options import FormatOption, JsonOption, OutputOption, ViewsOption, chosen, overrides, split
 from featurectl.cli.published import published_catalog
-from featurectl.cli.writers import (
-    WAIT_FOR,
-    DryRunOption,
-    HeartbeatOption,
-    IfLockedOption,
-    MetricsOption,
-    RetryOption,
-    WaitOption,
-    run_settings,
-    tell_dry_run,
-)
+from featurectl.cli.writers import DryRunOption, LockingWriter, run_settings, tell_dry_run
 from featurectl.core.backfill import Plan
 from featurectl.core.clock import system_clock
 from featurectl.core.db import open_database
-from featurectl.core.locks import IfLocked
 from featurectl.core.materialize import Materialized, raise_failures
 from featurectl.core.times import Window, duration, iso, parse_duration, parse_window
 from featurectl.errors import UsageError
@@ -47,7 +27,7 @@ _CHUNK = "7d"
 _LONGEST = timedelta(days=36500)
 
 
-@app.command("backfill", cls=Command)
+@app.command("backfill", cls=LockingWriter)
 def backfill(
     context: typer.Context,
     start: Annotated[
@@ -80,11 +60,6 @@ def backfill(
         bool, typer.Option("--force", help="Overwrite newer online rows too: for corrections of a window.")
     ] = False,
     dry_run: DryRunOption = False,
-    if_locked: IfLockedOption = IfLocked.FAIL,
-    wait_for: WaitOption = WAIT_FOR,
-    retry_for: RetryOption = None,
-    metrics_file: MetricsOption = None,
-    heartbeat: HeartbeatOption = None,
     format: FormatOption = None,
     json: JsonOption = False,
     path: OutputOption = None,
@@ -102,15 +77,7 @@ def backfill(
     plan = _plan(start, end, chunk, split(views), split(symbols), split(timeframes), now=now)
     if plan is None and not resume:
         raise UsageError("a backfill needs a window; give it --from TIME (and --to TIME), or --resume")
-    settings = run_settings(
-        context,
-        if_locked=if_locked,
-        wait_for=wait_for,
-        retry_for=retry_for,
-        dry_run=dry_run,
-        metrics_file=metrics_file,
-        heartbeat=heartbeat,
-    )
+    settings = run_settings(context, dry_run=dry_run)
     with diagnostics.progress("backfill") as progress:
         done = jobs.backfill(
             open_database(overrides(context)),

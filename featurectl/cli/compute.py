@@ -10,25 +10,12 @@ import typer
 from featurectl import jobs
 from featurectl.cli import diagnostics, output
 from featurectl.cli.app import new_app
-from featurectl.cli.options import Command, FormatOption, JsonOption, OutputOption, chosen, overrides, split
+from featurectl.cli.options import FormatOption, JsonOption, OutputOption, chosen, overrides, split
 from featurectl.cli.published import published_catalog
-from featurectl.cli.writers import (
-    WAIT_FOR,
-    DryRunOption,
-    HeartbeatOption,
-    IfLockedOption,
-    LastOption,
-    MetricsOption,
-    RetryOption,
-    WaitOption,
-    run_settings,
-    tell_dry_run,
-    window_of,
-)
+from featurectl.cli.writers import DryRunOption, LastOption, LockingWriter, run_settings, tell_dry_run, window_of
 from featurectl.core import compute as core
 from featurectl.core.clock import system_clock
 from featurectl.core.db import open_database
-from featurectl.core.locks import IfLocked
 from featurectl.core.times import ALWAYS, parse_window
 
 app = new_app()
@@ -36,7 +23,7 @@ app = new_app()
 _Names = list[str] | None
 
 
-@app.command("compute", cls=Command)
+@app.command("compute", cls=LockingWriter)
 def compute(
     context: typer.Context,
     symbols: Annotated[
@@ -57,11 +44,6 @@ def compute(
         _Names, typer.Option("-f", "--feature", metavar="NAME", help="Only this feature; again for more.")
     ] = None,
     dry_run: DryRunOption = False,
-    if_locked: IfLockedOption = IfLocked.FAIL,
-    wait_for: WaitOption = WAIT_FOR,
-    retry_for: RetryOption = None,
-    metrics_file: MetricsOption = None,
-    heartbeat: HeartbeatOption = None,
     format: FormatOption = None,
     json: JsonOption = False,
     path: OutputOption = None,
@@ -80,15 +62,7 @@ def compute(
     window = window_of(last, parse_window(start, end, now=now), now=now)
     request = core.Request(split(symbols), split(timeframes), window, full, split(features))
     find = partial(published_catalog, writes=True)
-    settings = run_settings(
-        context,
-        if_locked=if_locked,
-        wait_for=wait_for,
-        retry_for=retry_for,
-        dry_run=dry_run,
-        metrics_file=metrics_file,
-        heartbeat=heartbeat,
-    )
+    settings = run_settings(context, dry_run=dry_run)
     with diagnostics.progress("compute") as progress:
         database = open_database(overrides(context))
         results = jobs.compute(database, request, now=now, settings=settings, find=find, progress=progress)

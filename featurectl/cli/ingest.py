@@ -10,10 +10,10 @@ import typer
 from featurectl.cli import candle_report, tick_report
 from featurectl.cli.app import new_app
 from featurectl.cli.ingested import FilesArgument, RejectsOption, SymbolOption, conclude, ingest_files
-from featurectl.cli.options import Command, FormatOption, JsonOption, OutputOption, chosen, overrides, split
+from featurectl.cli.options import FormatOption, JsonOption, OutputOption, chosen, overrides, split
 from featurectl.cli.published import published_catalog
 from featurectl.cli.stdin import interruptible_stdin
-from featurectl.cli.writers import DryRunOption, HeartbeatOption, MetricsOption, RetryOption, run_settings
+from featurectl.cli.writers import DryRunOption, Writer, run_settings
 from featurectl.core.clock import system_clock
 from featurectl.core.db import Connection, open_database
 from featurectl.core.inbox import written_at
@@ -34,7 +34,7 @@ def ingest() -> None:
     """Read market data files into the database."""
 
 
-@app.command("candles", cls=Command)
+@app.command("candles", cls=Writer)
 def candles(
     context: typer.Context,
     files: FilesArgument,
@@ -55,9 +55,6 @@ def candles(
         bool, typer.Option("--drop-last", help="Leave out each file's newest bar, open when it was downloaded.")
     ] = False,
     dry_run: DryRunOption = False,
-    retry_for: RetryOption = None,
-    metrics_file: MetricsOption = None,
-    heartbeat: HeartbeatOption = None,
     format: FormatOption = None,
     json: JsonOption = False,
     path: OutputOption = None,
@@ -93,14 +90,12 @@ def candles(
     def write(connection: Connection, file: CandleFile) -> Sequence[Merged]:
         return merge_candles(connection, file, now=now)
 
-    settings = run_settings(
-        context, retry_for=retry_for, dry_run=dry_run, metrics_file=metrics_file, heartbeat=heartbeat
-    )
+    settings = run_settings(context, dry_run=dry_run)
     results = ingest_files(open_database(overrides(context)), settings, files, read, write, now=now)
     conclude(results, candle_report.report(results), candle_report.notes, chosen(format, json), path, rejects, dry_run)
 
 
-@app.command("order-book", cls=Command)
+@app.command("order-book", cls=Writer)
 def order_book(
     context: typer.Context,
     files: FilesArgument,
@@ -110,9 +105,6 @@ def order_book(
     ] = 1,
     rejects: RejectsOption = None,
     dry_run: DryRunOption = False,
-    retry_for: RetryOption = None,
-    metrics_file: MetricsOption = None,
-    heartbeat: HeartbeatOption = None,
     format: FormatOption = None,
     json: JsonOption = False,
     path: OutputOption = None,
@@ -135,24 +127,19 @@ def order_book(
     def write(connection: Connection, file: TickFile) -> Sequence[MergedTicks]:
         return merge_ticks(connection, ORDER_BOOK, file, now=now)
 
-    settings = run_settings(
-        context, retry_for=retry_for, dry_run=dry_run, metrics_file=metrics_file, heartbeat=heartbeat
-    )
+    settings = run_settings(context, dry_run=dry_run)
     results = ingest_files(open_database(overrides(context)), settings, files, read, write, now=now)
     report = tick_report.report("order-book", results)
     conclude(results, report, tick_report.notes, chosen(format, json), path, rejects, dry_run)
 
 
-@app.command("trades", cls=Command)
+@app.command("trades", cls=Writer)
 def trades(
     context: typer.Context,
     files: FilesArgument,
     symbol: SymbolOption = None,
     rejects: RejectsOption = None,
     dry_run: DryRunOption = False,
-    retry_for: RetryOption = None,
-    metrics_file: MetricsOption = None,
-    heartbeat: HeartbeatOption = None,
     format: FormatOption = None,
     json: JsonOption = False,
     path: OutputOption = None,
@@ -175,15 +162,13 @@ def trades(
     def write(connection: Connection, file: TickFile) -> Sequence[MergedTicks]:
         return merge_ticks(connection, TRADES, file, now=now)
 
-    settings = run_settings(
-        context, retry_for=retry_for, dry_run=dry_run, metrics_file=metrics_file, heartbeat=heartbeat
-    )
+    settings = run_settings(context, dry_run=dry_run)
     results = ingest_files(open_database(overrides(context)), settings, files, read, write, now=now)
     report = tick_report.report("trades", results)
     conclude(results, report, tick_report.notes, chosen(format, json), path, rejects, dry_run)
 
 
-@app.command("signals", cls=Command)
+@app.command("signals", cls=Writer)
 def signals(
     context: typer.Context,
     files: FilesArgument,
@@ -199,9 +184,6 @@ def signals(
     ] = None,
     rejects: RejectsOption = None,
     dry_run: DryRunOption = False,
-    retry_for: RetryOption = None,
-    metrics_file: MetricsOption = None,
-    heartbeat: HeartbeatOption = None,
     format: FormatOption = None,
     json: JsonOption = False,
     path: OutputOption = None,
@@ -226,9 +208,7 @@ def signals(
     def write(connection: Connection, file: TickFile) -> Sequence[MergedTicks]:
         return merge_ticks(connection, SIGNALS, file, now=now)
 
-    settings = run_settings(
-        context, retry_for=retry_for, dry_run=dry_run, metrics_file=metrics_file, heartbeat=heartbeat
-    )
+    settings = run_settings(context, dry_run=dry_run)
     results = ingest_files(database, settings, files, read, write, now=now)
     report = tick_report.report("signals", results)
     conclude(results, report, tick_report.notes, chosen(format, json), path, rejects, dry_run)

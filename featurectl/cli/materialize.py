@@ -11,41 +11,19 @@ import typer
 from featurectl import jobs
 from featurectl.cli import diagnostics, output
 from featurectl.cli.app import new_app
-from featurectl.cli.options import (
-    Command,
-    FormatOption,
-    JsonOption,
-    OutputOption,
-    ViewsOption,
-    chosen,
-    overrides,
-    split,
-)
+from featurectl.cli.options import FormatOption, JsonOption, OutputOption, ViewsOption, chosen, overrides, split
 from featurectl.cli.published import published_catalog
-from featurectl.cli.writers import (
-    WAIT_FOR,
-    DryRunOption,
-    HeartbeatOption,
-    IfLockedOption,
-    LastOption,
-    MetricsOption,
-    RetryOption,
-    WaitOption,
-    run_settings,
-    tell_dry_run,
-    window_of,
-)
+from featurectl.cli.writers import DryRunOption, LastOption, LockingWriter, run_settings, tell_dry_run, window_of
 from featurectl.core import materialize as core
 from featurectl.core.clock import system_clock
 from featurectl.core.db import open_database
-from featurectl.core.locks import IfLocked
 from featurectl.core.times import Window, parse_window
 from featurectl.errors import UsageError
 
 app = new_app()
 
 
-@app.command("materialize", cls=Command)
+@app.command("materialize", cls=LockingWriter)
 def materialize(
     context: typer.Context,
     start: Annotated[str | None, typer.Argument(metavar="[START", help="Start of the window, included.")] = None,
@@ -61,11 +39,6 @@ def materialize(
         bool, typer.Option("--force", help="Overwrite newer online rows too: for corrections of a window.")
     ] = False,
     dry_run: DryRunOption = False,
-    if_locked: IfLockedOption = IfLocked.FAIL,
-    wait_for: WaitOption = WAIT_FOR,
-    retry_for: RetryOption = None,
-    metrics_file: MetricsOption = None,
-    heartbeat: HeartbeatOption = None,
     format: FormatOption = None,
     json: JsonOption = False,
     path: OutputOption = None,
@@ -84,15 +57,7 @@ def materialize(
     """
     now = system_clock()
     window = window_of(last, _window(start, end, incremental, now, last is not None), now=now)
-    settings = run_settings(
-        context,
-        if_locked=if_locked,
-        wait_for=wait_for,
-        retry_for=retry_for,
-        dry_run=dry_run,
-        metrics_file=metrics_file,
-        heartbeat=heartbeat,
-    )
+    settings = run_settings(context, dry_run=dry_run)
     find = partial(published_catalog, writes=True)
     with diagnostics.progress("materialize") as progress:
         results = jobs.materialize(

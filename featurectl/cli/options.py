@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperOption
 
 from featurectl.cli import output
 from featurectl.cli.common import common_options, overrides
@@ -92,7 +92,15 @@ class Command(TyperCommand):
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
-        self.params.extend(common_options())
+        self.params.extend(self.shared_options())
+
+    def shared_options(self) -> list[TyperOption]:
+        """Return the options that the command's function does not name."""
+        return common_options()
+
+    def prepare(self, ctx: Any) -> None:
+        """Look at what was given before the command's function is called with it."""
+        _check_outputs(ctx.params)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ours = args[: args.index("--")] if "--" in args else args
@@ -105,5 +113,5 @@ class Command(TyperCommand):
         return super().parse_args(ctx, words + args[len(ours) :])
 
     def invoke(self, ctx: Any) -> Any:
-        _check_outputs(ctx.params)
+        self.prepare(ctx)
         return super().invoke(ctx)

@@ -13,31 +13,21 @@ import typer
 
 from featurectl.cli import diagnostics, output
 from featurectl.cli.app import new_app
-from featurectl.cli.options import Command, FormatOption, JsonOption, OutputOption, chosen, overrides, split
+from featurectl.cli.options import FormatOption, JsonOption, OutputOption, chosen, overrides, split
 from featurectl.cli.published import published_catalog
-from featurectl.cli.writers import (
-    DryRunOption,
-    HeartbeatOption,
-    MetricsOption,
-    RetryOption,
-    locking_of,
-    run_settings,
-    tell_dry_run,
-)
+from featurectl.cli.writers import DryRunOption, LockingWriter, Writing, run_settings, tell_dry_run
 from featurectl.core.clock import system_clock
 from featurectl.core.db import open_database
-from featurectl.core.locks import IfLocked
 from featurectl.core.materialize import Materialized
 from featurectl.core.pipeline import STEPS, Pipeline, read_pipeline, steps
 from featurectl.core.redact import redact
-from featurectl.core.times import parse_duration
 from featurectl.errors import UsageError
 from featurectl.pipeline import Done, run_pipeline
 
 app = new_app()
 
 
-@app.command("run", cls=Command)
+@app.command("run", cls=LockingWriter)
 def run(
     context: typer.Context,
     only: Annotated[
@@ -55,16 +45,6 @@ def run(
         typer.Option("--max-lag", min=0, metavar="BARS", help="The check fails where features lag by more bars."),
     ] = None,
     dry_run: DryRunOption = False,
-    if_locked: Annotated[
-        IfLocked | None,
-        typer.Option("--if-locked", help="Where another run is at work: fail (exit code 4), skip (0), or wait for it."),
-    ] = None,
-    wait_for: Annotated[
-        str | None, typer.Option("--wait-for", metavar="DURATION", help="How long --if-locked wait waits: 30s, 10m.")
-    ] = None,
-    retry_for: RetryOption = None,
-    metrics_file: MetricsOption = None,
-    heartbeat: HeartbeatOption = None,
     format: FormatOption = None,
     json: JsonOption = False,
     path: OutputOption = None,
@@ -80,18 +60,14 @@ def run(
     Example: featurectl run --step compute,materialize
     """
     now, database = system_clock(), open_database(overrides(context))
+    configured = read_pipeline(database.config)
     pipeline = replace(
-        _with_flags(read_pipeline(database.config), inbox, max_lag, if_locked, wait_for),
+        configured,
+        inbox=Path.cwd() / inbox if inbox else configured.inbox,
+        max_lag=configured.max_lag if max_lag is None else max_lag,
         **_steps(split(only), split(without)),
     )
-    settings = run_settings(
-        context,
-        retry_for=retry_for,
-        dry_run=dry_run,
-        metrics_file=metrics_file or pipeline.metrics_file,
-        heartbeat=heartbeat or pipeline.heartbeat_url,
-    )
-    settings = replace(settings, locking=locking_of(pipeline.if_locked, pipeline.wait_for))
+    settings = run_settings(context, dry_run=dry_run, otherwise=_writing(configured))
     find = partial(published_catalog, writes=True)
     with _progress() as progress:
         done = run_pipeline(database, pipeline, settings, now=now, find=find, progress=progress)
@@ -101,12 +77,14 @@ def run(
         raise done.failure
 
 
-def _with_flags(
-    pipeline: Pipeline, inbox: Path | None, max_lag: int | None, if_locked: IfLocked | None, wait_for: str | None
-) -> Pipeline:
-    given: dict[str, Any] = {"inbox": inbox and Path.cwd() / inbox, "max_lag": max_lag, "if_locked": if_locked}
-    given["wait_for"] = parse_duration(wait_for).total_seconds() if wait_for else None
-    return replace(pipeline, **{name: value for name, value in given.items() if value is not None})
+def _writing(pipeline: Pipeline) -> Writing:
+    """Return what the configuration says of how to go about it."""
+    return Writing(
+        if_locked=pipeline.if_locked,
+        wait_for=pipeline.wait_for,
+        metrics_file=pipeline.metrics_file,
+        heartbeat=pipeline.heartbeat_url,
+    )
 
 
 def _steps(only: tuple[str, ...], without: tuple[str, ...]) -> dict[str, Any]:

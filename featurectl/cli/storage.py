@@ -13,19 +13,10 @@ from featurectl.cli import diagnostics, output
 from featurectl.cli.app import new_app
 from featurectl.cli.options import Command, FormatOption, JsonOption, OutputOption, chosen, overrides
 from featurectl.cli.published import published_catalog
-from featurectl.cli.writers import (
-    WAIT_FOR,
-    HeartbeatOption,
-    IfLockedOption,
-    MetricsOption,
-    RetryOption,
-    WaitOption,
-    run_settings,
-)
+from featurectl.cli.writers import LockingWriter, run_settings
 from featurectl.core.clock import system_clock
 from featurectl.core.db import open_database
 from featurectl.core.inventory import Holding, take_inventory
-from featurectl.core.locks import IfLocked
 from featurectl.core.maintain import Maintained
 from featurectl.core.storage import NEVER, time_tables
 from featurectl.core.times import duration
@@ -54,15 +45,10 @@ def storage(
     output.emit(_inventory(holdings), chosen(format, json), path)
 
 
-@app.command("maintain", cls=Command)
+@app.command("maintain", cls=LockingWriter)
 def maintain(
     context: typer.Context,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what is too old; delete nothing.")] = False,
-    if_locked: IfLockedOption = IfLocked.FAIL,
-    wait_for: WaitOption = WAIT_FOR,
-    retry_for: RetryOption = None,
-    metrics_file: MetricsOption = None,
-    heartbeat: HeartbeatOption = None,
     format: FormatOption = None,
     json: JsonOption = False,
     path: OutputOption = None,
@@ -74,15 +60,7 @@ def maintain(
 
     Example: featurectl maintain --dry-run
     """
-    settings = run_settings(
-        context,
-        if_locked=if_locked,
-        wait_for=wait_for,
-        retry_for=retry_for,
-        dry_run=dry_run,
-        metrics_file=metrics_file,
-        heartbeat=heartbeat,
-    )
+    settings = run_settings(context, dry_run=dry_run)
     with diagnostics.progress("maintain") as progress:
         done = jobs.maintain(
             open_database(overrides(context)),

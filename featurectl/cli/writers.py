@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperOption
+from typer.main import get_click_type
 
 from featurectl.cli import diagnostics, output
-from featurectl.core.locks import IfLocked, Locking
+from featurectl.cli.options import Command
+from featurectl.core.locks import PATIENCE, IfLocked, Locking
 from featurectl.core.runs.heartbeat import checked
 from featurectl.core.runs.settings import RunSettings
 from featurectl.core.times import Window, parse_duration
 from featurectl.errors import InvalidTime, UsageError
 
-IfLockedOption = Annotated[
-    IfLocked,
-    typer.Option("--if-locked", help="Where another run holds a lock: fail (exit code 4), skip (0), or wait for it."),
-]
-WaitOption = Annotated[
-    str, typer.Option("--wait-for", metavar="DURATION", help="How long --if-locked wait waits: 30s, 10m, 2h.")
-]
-RetryOption = Annotated[
-    str | None,
-    typer.Option(
-        "--retry-for",
-        metavar="DURATION",
-        help="Try again for so long when the database goes away; 0s: not at all. Default: 60s, or retry_for.",
-    ),
-]
 DryRunOption = Annotated[
     bool,
     typer.Option("--dry-run", help="Do it all in one transaction and keep nothing; the report says what would be."),
@@ -37,59 +27,120 @@ DryRunOption = Annotated[
 LastOption = Annotated[
     str | None, typer.Option("--last", metavar="DURATION", help="The window from so long ago to now: 90m, 2h, 7d.")
 ]
-MetricsOption = Annotated[
-    Path | None,
-    typer.Option("--metrics-file", metavar="FILE", help="Write metrics for Prometheus' node exporter at the end."),
-]
-HeartbeatOption = Annotated[
-    str | None,
-    typer.Option("--heartbeat", metavar="URL", help="Ask for URL at the end; for URL/fail where it was no success."),
-]
-WAIT_FOR = "10m"
+_META = "featurectl.writing"
 
 
-def run_settings(
-    context: typer.Context,
-    *,
-    if_locked: IfLocked = IfLocked.FAIL,
-    wait_for: str = WAIT_FOR,
-    retry_for: str | None = None,
-    dry_run: bool = False,
-    metrics_file: Path | None = None,
-    heartbeat: str | None = None,
-) -> RunSettings:
-    """Return how a command that writes goes about it, and what the ledger is to say that it was asked for.
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """How a command that writes is to go about it; ``None`` where nothing is said. Times are seconds."""
+
+    if_locked: IfLocked | None = None
+    wait_for: float | None = None
+    retry_for: float | None = None
+    metrics_file: Path | None = None
+    heartbeat: str | None = field(default=None, repr=False)
+
+    def over(self, other: Writing) -> Writing:
+        """Return what this says, and the other where this says nothing."""
+        pairs = {one.name: (getattr(self, one.name), getattr(other, one.name)) for one in fields(self)}
+        return Writing(**{name: second if first is None else first for name, (first, second) in pairs.items()})
+
+
+class Writer(Command):
+    """A command whose runs are recorded, tried again and watched; its options are in :func:`writing`."""
+
+    def writing_options(self) -> list[TyperOption]:
+        """Return the options of how it goes about writing."""
+        retry = "Try again for so long when the database goes away; 0s: not at all. Default: 60s, or retry_for."
+        metrics = "Write metrics for Prometheus' node exporter at the end."
+        heartbeat = "Ask for URL at the end; for URL/fail where it was no success."
+        return [
+            _option("--retry-for", str, retry, metavar="DURATION"),
+            _option("--metrics-file", str, metrics, metavar="FILE"),
+            _option("--heartbeat", str, heartbeat, metavar="URL"),
+        ]
+
+    def shared_options(self) -> list[TyperOption]:
+        return [*self.writing_options(), *super().shared_options()]
+
+    def prepare(self, ctx: Any) -> None:
+        super().prepare(ctx)
+        # Its function knows nothing of them.
+        ctx.meta[_META] = {name: ctx.params.pop(name) for name in [one.name for one in self.writing_options()]}
+
+
+class LockingWriter(Writer):
+    """A command that does its work under locks, too."""
+
+    def writing_options(self) -> list[TyperOption]:
+        policies = get_click_type(annotation=IfLocked, parameter_info=typer.Option())
+        policy = "Where another run holds a lock: fail (exit code 4, the default), skip (0), or wait for it."
+        wait = f"How long --if-locked wait waits: 30s, 2h. Default: {PATIENCE / 60:g}m."
+        return [
+            _option("--if-locked", policies, policy),
+            _option("--wait-for", str, wait, metavar="DURATION"),
+            *super().writing_options(),
+        ]
+
+
+def _option(name: str, kind: Any, text: str, metavar: str | None = None) -> TyperOption:
+    return TyperOption(param_decls=[name], type=kind, metavar=metavar, help=text)
+
+
+def writing(context: typer.Context) -> Writing:
+    """Return what the options of a :class:`Writer` say; of another command, nothing.
 
     Raises:
         InvalidTime: a duration can't be read.
-        UsageError: the heartbeat is no URL, or it is to wait for no time.
+        UsageError: the heartbeat is no URL.
         OutputFileError: the metrics can't be written there.
     """
-    if metrics_file:
-        output.check_replaceable(metrics_file)
-    url = checked(heartbeat) if heartbeat else None
+    given = {name: value for name, value in context.meta.get(_META, {}).items() if value is not None}
+    return Writing(**{name: _READERS[name](value) for name, value in given.items()})
+
+
+def _seconds(text: str) -> float:
+    return parse_duration(text).total_seconds()
+
+
+_READERS: Mapping[str, Callable[[str], Any]] = {
+    "if_locked": IfLocked,
+    "wait_for": _seconds,
+    "retry_for": _seconds,
+    "metrics_file": Path,
+    "heartbeat": checked,
+}
+
+
+def run_settings(context: typer.Context, *, dry_run: bool = False, otherwise: Writing = Writing()) -> RunSettings:
+    """Return how a command that writes goes about it, and what the ledger is to say that it was asked for.
+
+    ``otherwise`` is for what its options do not say.
+
+    Raises:
+        as :func:`writing`.
+        UsageError: it is to wait for no time, which the server takes for no limit.
+    """
+    chosen = writing(context).over(otherwise)
+    if chosen.metrics_file:
+        output.check_replaceable(chosen.metrics_file)
     return RunSettings(
         command=" ".join(context.command_path.split()[1:]),
         arguments=diagnostics.arguments(),
         run_id=diagnostics.run_id(),
-        locking=locking_of(if_locked, parse_duration(wait_for).total_seconds()),
-        retry_for=None if retry_for is None else parse_duration(retry_for).total_seconds(),
+        locking=_locking(chosen.if_locked or IfLocked.FAIL, PATIENCE if chosen.wait_for is None else chosen.wait_for),
+        retry_for=chosen.retry_for,
         dry_run=dry_run,
         say=diagnostics.warn,
-        metrics_file=metrics_file,
-        heartbeat=url,
+        metrics_file=chosen.metrics_file,
+        heartbeat=chosen.heartbeat,
     )
 
 
-def locking_of(if_locked: IfLocked, seconds: float) -> Locking:
-    """Return the policy for locks.
-
-    Raises:
-        UsageError: it is to wait for no time, which the server takes for no limit.
-    """
-    if if_locked is IfLocked.WAIT and not seconds:
+def _locking(policy: IfLocked, seconds: float) -> Locking:
+    if policy is IfLocked.WAIT and not seconds:
         raise UsageError("to wait for no time at all is not to wait; give a longer --wait-for, or --if-locked fail")
-    return Locking(if_locked, seconds)
+    return Locking(policy, seconds)
 
 
 def window_of(last: str | None, window: Window, *, now: datetime) -> Window:

@@ -17,6 +17,8 @@ from featurectl.errors import LockHeld, Skipped
 
 # Milliseconds, almost 25 days: PostgreSQL counts them in 32 bits.
 _LONGEST_WAIT = 2**31 - 1
+# How long a run that is to wait for a lock waits, in seconds, where nothing else is said.
+PATIENCE = 600.0
 
 
 class IfLocked(StrEnum):

@@ -10,7 +10,7 @@ from typing import Any
 
 from featurectl.core.config import FILE_NAME, Config
 from featurectl.core.inbox import SETTLE
-from featurectl.core.locks import IfLocked
+from featurectl.core.locks import PATIENCE, IfLocked
 from featurectl.core.runs import heartbeat
 from featurectl.core.times import parse_duration
 from featurectl.errors import ConfigError, FeaturectlError, UsageError
@@ -43,7 +43,7 @@ class Pipeline:
     settle: float = SETTLE
     views: tuple[str, ...] = ()
     if_locked: IfLocked = IfLocked.FAIL
-    wait_for: float = 600.0
+    wait_for: float = PATIENCE
     max_lag: int | None = None
     metrics_file: Path | None = None
     heartbeat_url: str | None = field(default=None, repr=False)
