@@ -298,10 +298,10 @@ class FeastFeatureStoreManager:
             ReadTimeout: it was not done in time.
             DatabaseUnreachable, FeastUnavailable: there is no way to it.
         """
-        from featurectl import jobs
+        from featurectl import reads
 
         now = self._clock()
-        asked = jobs.TrainingSet(
+        asked = reads.TrainingSet(
             arguments.names(feature_names),
             arguments.service(feature_service_name),
             arguments.targets(targets),
@@ -310,7 +310,7 @@ class FeastFeatureStoreManager:
         source, limit = arguments.offline_source(backend), arguments.seconds(timeout)
         degraded = await self._degraded()
         return await self._in_thread(
-            lambda on: jobs.training_frame(on, asked, now=now, source=source, degraded=degraded), limit
+            lambda on: reads.training_frame(on, asked, now=now, source=source, degraded=degraded), limit
         )
 
     async def get_feature_statistics(
@@ -332,14 +332,14 @@ class FeastFeatureStoreManager:
         Raises:
             as :meth:`get_offline_features`.
         """
-        from featurectl import jobs
+        from featurectl import reads
         from featurectl.core.serving.frames import report_frame
         from featurectl.core.statistics import FeatureStatistics
 
         names, service = arguments.names(feature_names), arguments.service(feature_service_name)
         entities = None if entity_ids is None else arguments.entities(entity_ids)
         window = arguments.window(start_date, end_date, now=self._clock())
-        found = await self._in_thread(lambda on: jobs.statistics(on, names, service, entities, window), timeout)
+        found = await self._in_thread(lambda on: reads.statistics(on, names, service, entities, window), timeout)
         frame = report_frame(FeatureStatistics, found)
         frame.attrs = {"window": window.as_dict(), "degraded": await self._degraded()}
         return frame
@@ -422,18 +422,18 @@ class FeastFeatureStoreManager:
         Raises:
             NotFound: there is no such service; the message lists those there are.
         """
-        from featurectl import jobs
+        from featurectl import reads
 
         if arguments.service(name) is None:
             raise UsageError("name is None; give the name of a service")
-        (info,) = await self._in_thread(lambda on: jobs.services(on, name), timeout)
+        (info,) = await self._in_thread(lambda on: reads.services(on, name), timeout)
         return info
 
     async def list_feature_services(self, *, timeout: float | None = None) -> list[dict[str, Any]]:
         """Return all feature services, each as :meth:`get_feature_service_info` does."""
-        from featurectl import jobs
+        from featurectl import reads
 
-        return await self._in_thread(lambda on: jobs.services(on), timeout)
+        return await self._in_thread(lambda on: reads.services(on), timeout)
 
     async def health(self, *, within: float = 2.0) -> dict[str, Any]:
         """Return how everything is, in plain values, in about ``within`` seconds; raises nothing.

@@ -37,6 +37,7 @@ from featurectl.errors import (
     PartlyDone,
     Skipped,
 )
+from featurectl.published import Find
 
 
 @dataclass(slots=True)
@@ -60,7 +61,7 @@ def run_pipeline(
     settings: RunSettings,
     *,
     now: datetime,
-    find: jobs.Find,
+    find: Find,
     progress: Callable[[str, int, int, str], None],
 ) -> Done:
     """Do the steps of a run, one after the other, under the repository's lock.
@@ -87,7 +88,7 @@ class _Work:
         run: Run,
         pipeline: Pipeline,
         now: datetime,
-        find: jobs.Find,
+        find: Find,
         progress: Callable[[str, int, int, str], None],
     ) -> None:
         self._run, self._pipeline, self._now, self._find, self._progress = run, pipeline, now, find, progress
@@ -187,10 +188,11 @@ class _Work:
         found = self._run.attempt(
             lambda connection: read_freshness(connection, catalog, now=self._now, views=self._pipeline.views)
         )
-        self.done.freshness = found
-        self.done.findings = findings_of(found, self._pipeline.max_lag)
+        self.done.freshness = found.views
+        self.done.findings = [f"{one.view}: {one.error}" for one in found.unreadable]
+        self.done.findings += findings_of(found.views, self._pipeline.max_lag)
         if not self._run.settings.dry_run:
-            self._run.degraded = degraded_answers(self._run.database, catalog, found, now=self._now)
+            self._run.degraded = degraded_answers(self._run.database, catalog, found.views, now=self._now)
             self.done.findings += [
                 f"{view}: {count} answers are degraded; `featurectl get-online` says why"
                 for view, count in self._run.degraded.items()

@@ -10,6 +10,9 @@ from featurectl.core.registry_age import registry_note
 from featurectl.core.schema import too_new, too_old
 from featurectl.errors import SchemaMissing
 
+# How a caller comes by its catalog, and what it says while that takes its time.
+Find = Callable[[Database, Connection], Catalog]
+
 
 def published_catalog(
     database: Database,

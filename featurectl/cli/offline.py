@@ -30,7 +30,7 @@ from featurectl.core.serving.paths import Backend
 from featurectl.core.targets import parse_targets
 from featurectl.core.times import parse_window
 from featurectl.errors import UsageError
-from featurectl.jobs import TrainingSet, open_training_set
+from featurectl.reads import TrainingSet, open_training_set
 
 app = new_app()
 

@@ -11,16 +11,20 @@ SELECT set_config('client_connection_check_interval', '1s', false);
 -- Hear from the server.
 SELECT 1;
 
+-- runs_at_work --
+-- The runs that are at work: they hold the lock of their id.
+SELECT w.run_id
+FROM featurectl.runs AS w
+JOIN pg_locks AS l ON (l.classid::bigint << 32 | l.objid::bigint)
+    = hashtextextended('featurectl:session ' || w.run_id, 0)
+WHERE w.verdict = 'running' AND l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database());
+
 -- close_killed --
 -- Runs that say they are at work, and hold no lock, were killed.
 UPDATE featurectl.runs AS r
 SET verdict = 'interrupted', error = 'ended without a word: killed, or its machine went down'
-WHERE r.project = %(project)s AND r.verdict = 'running' AND NOT EXISTS (
-    SELECT FROM pg_locks AS l
-    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND (l.classid::bigint << 32 | l.objid::bigint)
-          = hashtextextended('featurectl:session ' || r.run_id, 0));
+WHERE r.project = %(project)s AND r.verdict = 'running' AND r.run_id NOT IN ({runs_at_work});
 
 -- begin_run --
 -- Note that a run has begun.
@@ -43,12 +47,7 @@ WHERE run_id = %(run_id)s;
 -- list_runs --
 -- Runs of a project, the newest first; one that says it is at work, and holds no lock, was killed.
 WITH found AS (
-    SELECT r.*, r.verdict = 'running' AND NOT EXISTS (
-        SELECT FROM pg_locks AS l
-        WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-          AND (l.classid::bigint << 32 | l.objid::bigint)
-              = hashtextextended('featurectl:session ' || r.run_id, 0)) AS was_killed
+    SELECT r.*, r.verdict = 'running' AND r.run_id NOT IN ({runs_at_work}) AS was_killed
     FROM featurectl.runs AS r
     WHERE r.project = %(project)s AND (%(since)s::timestamptz IS NULL OR r.started_at >= %(since)s)
       AND (%(command)s::text IS NULL OR r.command = %(command)s)

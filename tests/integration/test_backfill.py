@@ -11,6 +11,7 @@ import pytest
 
 from featurectl import jobs
 from featurectl.core.backfill import Plan, plan_of
+from featurectl.core.compute import Request
 from featurectl.core.runs import RunSettings
 from featurectl.core.synthetic import write_market
 from featurectl.core.times import Window
@@ -86,7 +87,7 @@ def test_too_many_chunks_are_refused() -> None:
 
 @pytest.mark.parametrize(("days", "workers"), [(10, 1), (3.3, 3)])
 def test_a_backfill_of_everything_is_a_compute_of_everything(filled: Repo, days: float, workers: int) -> None:
-    jobs.compute(filled.database, jobs.computing.Request(full=True), now=NOW)
+    jobs.compute(filled.database, Request(full=True), now=NOW)
     whole = contents(filled)
     assert all(whole.values())
     forget(filled)
@@ -94,20 +95,20 @@ def test_a_backfill_of_everything_is_a_compute_of_everything(filled: Repo, days:
     assert contents(filled) == whole
     assert sum(one.inserted for one in done.computed) == sum(map(len, whole.values()))
     # And compute knows that nothing is left to be done.
-    again = jobs.compute(filled.database, jobs.computing.Request(), now=NOW)
+    again = jobs.compute(filled.database, Request(), now=NOW)
     assert sum(one.stale for one in again) == 0
     assert contents(filled) == whole
 
 
 def test_what_a_backfill_leaves_out_the_next_compute_makes(filled: Repo) -> None:
-    jobs.compute(filled.database, jobs.computing.Request(full=True), now=NOW)
+    jobs.compute(filled.database, Request(full=True), now=NOW)
     whole = contents(filled)
     forget(filled)
     backfill(filled, plan("2024-04-20T00:00+00:00", datetime(2024, 4, 28, tzinfo=UTC), 2), online=False)
     part = contents(filled)
     assert 0 < len(part[TABLES[0]]) < len(whole[TABLES[0]])
     assert set(part[TABLES[0]]) < set(whole[TABLES[0]])
-    jobs.compute(filled.database, jobs.computing.Request(), now=NOW)
+    jobs.compute(filled.database, Request(), now=NOW)
     assert contents(filled) == whole
 
 
@@ -122,7 +123,7 @@ def test_a_correction_is_computed_into_the_bars_after_the_window_too(repo: Repo)
     (done,) = [one for one in backfill(repo, window, online=False).computed if one.view.startswith("technical")]
     assert done.changed == 400 - 48  # the corrected bar, and all after it, within the warm-up
     filled = contents(repo)
-    jobs.compute(repo.database, jobs.computing.Request(full=True), now=NOW)
+    jobs.compute(repo.database, Request(full=True), now=NOW)
     assert contents(repo) == filled
 
 
@@ -144,7 +145,7 @@ def interrupted(repo: Repo, wanted: Plan, after: int, **more: Any) -> None:
 
 def test_an_interrupted_backfill_is_resumed_where_it_was(filled: Repo) -> None:
     wanted = plan("2024-02-01T00:00+00:00", days=10)
-    jobs.compute(filled.database, jobs.computing.Request(window=wanted.window, full=True), now=NOW)
+    jobs.compute(filled.database, Request(window=wanted.window, full=True), now=NOW)
     whole = contents(filled)
     forget(filled)
     interrupted(filled, wanted, 4)

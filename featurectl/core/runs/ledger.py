@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from psycopg import sql
+
 from featurectl.core.db import Connection
 from featurectl.core.queries import query
 from featurectl.core.redact import redact
@@ -63,7 +65,7 @@ class Outcome:
 
 def begin(connection: Connection, project: str, settings: RunSettings, config_hash: str, *, now: datetime) -> None:
     """Note that a run has begun; runs that were killed before are told so."""
-    connection.execute(query("runs", "close_killed"), {"project": project})
+    connection.execute(_with_locks("close_killed"), {"project": project})
     connection.execute(
         query("runs", "begin_run"),
         {
@@ -130,7 +132,11 @@ def list_runs(
     A run that says it is running and holds no lock was killed.
     """
     parameters = {"project": project, "since": since, "failed": failed, "limit": limit, "command": command}
-    return [Record(*row) for row in connection.execute(query("runs", "list_runs"), parameters)]
+    return [Record(*row) for row in connection.execute(_with_locks("list_runs"), parameters)]
+
+
+def _with_locks(name: str) -> sql.Composed:
+    return query("runs", name).format(runs_at_work=query("runs", "runs_at_work"))
 
 
 def find_run(connection: Connection, project: str, name: str) -> Record:
