@@ -51,7 +51,7 @@ def soak(repo: Repo, beats: int, *, every: float = 1.0, history: int = 300) -> S
             running = [one for one in running if not ended(seen, *one)]
             time.sleep(0.01)
         with repo.connect() as connection:
-            found = read_freshness(connection, read_catalog(connection, "market"), now=now + timedelta(seconds=5))
+            found = read_freshness(connection, read_catalog(connection, "market"), now=now + timedelta(seconds=5)).views
         seen.lags.append(max(one.lag_bars or 0 for one in found if one.timeframe == "1m"))
         seen.sessions.append(int(repo.rows(SESSIONS)[0][0]))
     while running:

@@ -14,9 +14,9 @@ from featurectl.cli.options import Command, FormatOption, JsonOption, OutputOpti
 from featurectl.core import gaps as core
 from featurectl.core.clock import system_clock
 from featurectl.core.db import Database, open_database
-from featurectl.core.gaps import Declaration, Gap, SeriesGaps, Survey
+from featurectl.core.gaps import FOREVER, Declaration, Gap, SeriesGaps, Survey, end_of_range
 from featurectl.core.schema import require_known
-from featurectl.core.times import Window, parse_window
+from featurectl.core.times import Window, parse_time, parse_window
 from featurectl.errors import UsageError
 
 app = new_app()
@@ -59,14 +59,18 @@ def gaps(
 
     Bars are expected from a series' first to its last; with --end, also after its last, as far as they had closed by
     then. What was never there, because the exchange was down, can be declared known absent: it is listed with its
-    reason and does not count as missing. The id '*' declares for every symbol, '*_1h' for all their hours.
+    reason and does not count as missing. The id '*' declares for every symbol, '*_1h' for all their hours. A symbol
+    that is traded no more is absent forever: nothing of it is due any more, and it lags no further.
 
     Example: featurectl gaps BTCUSDT_1h --start -30d --end now --fail-over 0
 
     Example: featurectl gaps BTCUSDT --declare 2021-04-20T02:00Z 2021-04-20T03:00Z --reason "exchange outage"
+
+    Example: featurectl gaps FTTUSDT --declare 2022-11-15 forever --reason delisted
     """
     now, kind = system_clock(), chosen(format, json)
-    window = parse_window(*(declare or withdraw or (start, end)), now=now)
+    range_ = declare or withdraw
+    window = _range(*range_, now=now) if range_ else parse_window(start, end, now=now)
     _check(
         {"--start": start, "--end": end, "--fail-over": fail_over},
         {"--declare": declare, "--withdraw": withdraw, "--declared": declared or None},
@@ -84,6 +88,13 @@ def gaps(
             survey = core.find_gaps(connection, ids or (), window, now=now)
         output.emit(_survey(survey, window), kind, path)
         _conclude(survey, window, fail_over)
+
+
+def _range(start: str, end: str, *, now: datetime) -> Window:
+    """Return the range that is declared, or was."""
+    if end != end_of_range(FOREVER):
+        return parse_window(start, end, now=now)
+    return Window(parse_time(start, now=now), FOREVER)
 
 
 def _check(searching: Mapping[str, Any], others: Mapping[str, Any], reason: str | None) -> None:
@@ -123,9 +134,13 @@ def _list_declared(database: Database, ids: Sequence[str]) -> output.Report:
 
 def _declarations(title: str, found: Sequence[Declaration], **counts: int) -> output.Report:
     columns = ["entity_id", "first", "last", "reason", "declared_at"]
-    rows = [[str(one.entity), one.first, one.last, one.reason, one.declared_at] for one in found]
+    ends = [None if one.last == FOREVER else one.last for one in found]
+    rows = [
+        [str(one.entity), one.first, end, one.reason, one.declared_at] for one, end in zip(found, ends, strict=True)
+    ]
     documents = [dict(zip(columns, row, strict=True)) for row in rows]
-    grid = output.Grid(columns, rows, empty="no bars are declared known absent")
+    shown = [[*row[:2], "forever" if end is None else end, *row[3:]] for row, end in zip(rows, ends, strict=True)]
+    grid = output.Grid(columns, shown, empty="no bars are declared known absent")
     return output.Report("gaps", {title: documents, **counts}, columns, rows, grid)
 
 

@@ -66,8 +66,12 @@ def status(
         return
     found = look()
     output.emit(_report(found), kind, path)
-    if max_lag is not None and (late := by_lag(found.views, max_lag)):
+    late = by_lag(found.freshness.views, max_lag) if max_lag is not None else []
+    if late:
         diagnostics.warn("; ".join(_complaint(one) for one in late))
+    if found.freshness.failure:
+        raise found.freshness.failure
+    if late:
         raise typer.Exit(1)
 
 
@@ -99,7 +103,7 @@ def _complaint(one: Freshness) -> str:
 def _report(found: Status) -> output.Report:
     columns = ["view", "timeframe", "entities", "source", "computed", "materialized", "served", "lag_bars"]
     columns += ["lag_seconds", "worst", "behind", "stale", "missing"]
-    rows = [[getattr(one, name) for name in columns] for one in found.views]
+    rows = [[getattr(one, name) for name in columns] for one in found.freshness.views]
     heads = [
         "view",
         "timeframe",
@@ -115,17 +119,21 @@ def _report(found: Status) -> output.Report:
     ]
     document = {
         "now": found.now,
-        "views": [asdict(one) for one in found.views],
+        "views": [asdict(one) for one in found.freshness.views],
+        "unreadable": [{"view": one.view, "error": str(one.error)} for one in found.freshness.unreadable],
         "runs": [_run_document(one) for one in found.runs],
         "locks": [asdict(one) for one in found.locks],
     }
     title = f"as of {iso(found.now)}"
     footer = [
+        *(f"{one.view}: {one.error}" for one in found.freshness.unreadable),
         "",
         *(_run_line(one, found.now) for one in found.runs),
         *(f"locked: {one.name} by {one}" for one in found.locks),
     ]
-    grid = output.Grid(heads, [_line(one, found.now) for one in found.views], title, footer, "no view is online")
+    grid = output.Grid(
+        heads, [_line(one, found.now) for one in found.freshness.views], title, footer, "no view is online"
+    )
     return output.Report("status", document, columns, rows, grid)
 
 

@@ -10,16 +10,19 @@ from psycopg import sql
 
 from featurectl.core import sources, tags
 from featurectl.core.catalog import Catalog, View
-from featurectl.core.db import Connection
+from featurectl.core.db import Connection, translated_errors
 from featurectl.core.entity import MARKET, TIMEFRAMES, EntityId
+from featurectl.core.gaps import ANY_TIMEFRAME, Declaration, declarations_if_any
 from featurectl.core.materialize import choose_views
 from featurectl.core.queries import query
+from featurectl.core.runs.retries import is_transient
 from featurectl.core.schema import columns_of, table_identifier
 from featurectl.core.sources import column, conjunction, key_walk
 from featurectl.core.times import EPOCH
-from featurectl.errors import NotFound, SchemaMissing
+from featurectl.errors import FeaturectlError, Interrupted, NotFound, PartlyDone, SchemaMissing
 
 # Views of these have rows at instants of their own; those of candles have one a bar.
+_SMALLEST = timedelta(microseconds=1)
 CADENCES = {"ticks": timedelta(minutes=1), "signals": timedelta(minutes=15)}
 _TICKS = (("market.order_book", ("symbol",)), ("market.trades", ("symbol",)))
 _SIGNALS = (("market.signals", ("symbol", "name")),)
@@ -62,6 +65,33 @@ class Freshness:
     missing: int
 
 
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A view whose freshness could not be looked up, and why."""
+
+    view: str
+    error: FeaturectlError
+
+
+@dataclass(frozen=True, slots=True)
+class FreshnessReport:
+    """How fresh views are, those of them that could not be read, and how many there are in all."""
+
+    views: list[Freshness]
+    unreadable: list[Unreadable]
+    total: int
+
+    @property
+    def failure(self) -> FeaturectlError | None:
+        """What there is to be said of unreadable views: their own error where all are, partly done otherwise."""
+        if not self.unreadable:
+            return None
+        if len(self.unreadable) == self.total:
+            return self.unreadable[0].error
+        reasons = "; ".join(f"{one.view}: {one.error}" for one in self.unreadable)
+        return PartlyDone(f"{len(self.unreadable)} of {self.total} views can't be looked at: {reasons}")
+
+
 def read_freshness(
     connection: Connection,
     catalog: Catalog,
@@ -69,31 +99,48 @@ def read_freshness(
     now: datetime,
     views: Sequence[str] = (),
     symbols: Sequence[str] = (),
-) -> list[Freshness]:
+) -> FreshnessReport:
     """Return how fresh the online features are, of all entities or those of some symbols.
 
-    Its cost depends on the number of entities, not on the length of their history.
+    Its cost depends on the number of entities, not on the length of their history. A view that can't be read does not
+    hide the others. Bars that are declared known absent are not due.
 
     Raises:
         NotFound: a view does not exist, or none has a symbol.
         UsageError: a view that is named has no online table of ours.
-        SchemaMissing: a view's online table is not there.
+        DatabaseUnreachable, Interrupted: nothing can be read any more.
     """
     market = _Market(connection, now)
     chosen = [view for view in choose_views(catalog, views) if view.has_history and view.join_keys]
-    clocks = [entity_clocks(connection, view, market) for view in chosen]
-    if symbols:
-        known = {_symbol(view, one) for view, several in zip(chosen, clocks, strict=True) for one in several}
-        if unknown := [name for name in symbols if name not in known]:
-            raise NotFound.of("symbol", unknown[0], known - {""}, "`featurectl ingest` brings data in")
+    clocks: dict[str, list[EntityClock]] = {}
+    unreadable: list[Unreadable] = []
+    for view in chosen:
+        try:
+            with translated_errors(), connection.transaction():
+                clocks[view.name] = entity_clocks(connection, view, market)
+        except FeaturectlError as error:
+            if isinstance(error, Interrupted) or is_transient(error):
+                raise
+            unreadable.append(Unreadable(view.name, error))
+    readable = [view for view in chosen if view.name in clocks]
+    if symbols and not unreadable:
+        _check_symbols(symbols, {_value(view, one, "symbol") for view in readable for one in clocks[view.name]})
+    declared = declarations_if_any(connection)
     found: list[Freshness] = []
-    for view, several in zip(chosen, clocks, strict=True):
-        found += summarize(view, [one for one in several if not symbols or _symbol(view, one) in symbols], now=now)
-    return found
+    for view in readable:
+        several = [one for one in clocks[view.name] if not symbols or _value(view, one, "symbol") in symbols]
+        found += summarize(view, several, declared, now=now)
+    return FreshnessReport(found, unreadable, len(chosen))
 
 
-def _symbol(view: View, clock: EntityClock) -> str:
-    return dict(zip(view.join_keys, clock.key, strict=True)).get("symbol", "")
+def _check_symbols(symbols: Sequence[str], known: set[str]) -> None:
+    if unknown := [name for name in symbols if name not in known]:
+        raise NotFound.of("symbol", unknown[0], known - {""}, "`featurectl ingest` brings data in")
+
+
+def _value(view: View, clock: EntityClock, key: str) -> str:
+    """Return the value of a join key, or nothing where a view has no such key."""
+    return dict(zip(view.join_keys, clock.key, strict=True)).get(key, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,20 +270,24 @@ def _statement(connection: Connection, view: View, now: datetime) -> sql.Compose
     )
 
 
-def summarize(view: View, clocks: Iterable[EntityClock], *, now: datetime) -> Iterator[Freshness]:
+def summarize(
+    view: View, clocks: Iterable[EntityClock], declared: Sequence[Declaration], *, now: datetime
+) -> Iterator[Freshness]:
     """Sum a view's entities up by timeframe, the shortest first; a view without timeframes is one group."""
     groups: dict[str, list[EntityClock]] = {}
     for clock in clocks:
-        key = dict(zip(view.join_keys, clock.key, strict=True))
-        groups.setdefault(key.get("timeframe", ""), []).append(clock)
+        groups.setdefault(_value(view, clock, "timeframe"), []).append(clock)
     order = list(TIMEFRAMES)
     for timeframe in sorted(groups, key=lambda name: (order.index(name) if name in order else len(order), name)):
-        yield _summary(view, timeframe, groups[timeframe], now)
+        yield _summary(view, timeframe, groups[timeframe], declared, now)
 
 
-def _summary(view: View, timeframe: str, clocks: Sequence[EntityClock], now: datetime) -> Freshness:
+def _summary(
+    view: View, timeframe: str, clocks: Sequence[EntityClock], declared: Sequence[Declaration], now: datetime
+) -> Freshness:
     step = TIMEFRAMES.get(timeframe) if view.computed_from == "candles" else CADENCES.get(view.computed_from or "")
-    lags = {clock: _lag(clock, step, now) for clock in clocks}
+    shift = step if step and view.computed_from == "candles" else timedelta(0)
+    lags = {clock: _lag(clock, step, shift, _absent(view, clock, declared), now) for clock in clocks}
     worst = max(clocks, key=lambda clock: (clock.online is None, lags[clock] or timedelta(0)))
     known = [lag for lag in lags.values() if lag is not None]
     fresh = [clock.online for clock in clocks if clock.online and _is_served(clock.online, view, now)]
@@ -278,11 +329,20 @@ def _is_served(online: datetime, view: View, now: datetime) -> bool:
     return online <= now and not _is_old(online, view, now)
 
 
-def _lag(clock: EntityClock, step: timedelta | None, now: datetime) -> timedelta | None:
-    """Return how far the online row is behind the last that is due; nothing where there is none."""
+def _lag(
+    clock: EntityClock, step: timedelta | None, shift: timedelta, absent: Iterable[Declaration], now: datetime
+) -> timedelta | None:
+    """Return how far the online row is behind the last that is due; nothing where there is none.
+
+    Rows are ``shift`` later than what they are of, which may be absent: a bar's are from its close.
+    """
     if clock.online is None:
         return None
     due = now if step is None else _last_due(clock, step, now)
+    for one in sorted(absent, key=lambda one: one.first, reverse=True):
+        if one.first <= due - shift <= one.last:
+            before = one.first + shift - _SMALLEST
+            due = before if step is None else _last_due(clock, step, before)
     return max(due - clock.online, timedelta(0))
 
 
@@ -290,6 +350,13 @@ def _last_due(clock: EntityClock, step: timedelta, now: datetime) -> datetime:
     """Return the last instant, not after ``now``, at which a row is due; a series says itself where its grid lies."""
     anchor = clock.computed or clock.online or clock.source or now
     return anchor + (now - anchor) // step * step
+
+
+def _absent(view: View, clock: EntityClock, declared: Iterable[Declaration]) -> list[Declaration]:
+    """Return what is declared of an entity; what names a timeframe is about its bars, not about ticks or signals."""
+    entity = EntityId(_value(view, clock, "symbol"), _value(view, clock, "timeframe"))
+    of_bars = view.computed_from == "candles"
+    return [one for one in declared if one.means(entity) and (of_bars or one.timeframe == ANY_TIMEFRAME)]
 
 
 def is_behind(clock: EntityClock, view: View, now: datetime) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from featurectl.core.compute.spans import Labelled, Span, split, within
 from featurectl.core.db import Connection
@@ -14,6 +14,8 @@ from featurectl.core.times import ALWAYS, Window, from_microseconds, iso, micros
 from featurectl.errors import InvalidTime, NotFound, UsageError
 
 ANY_TIMEFRAME = "*"
+# The end of a range that has none: of a symbol that is traded no more.
+FOREVER = datetime(9999, 12, 31, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,16 @@ class Declaration:
         return EntityId(self.symbol, "" if self.timeframe == ANY_TIMEFRAME else self.timeframe)
 
     def __str__(self) -> str:
-        return f"{self.entity} {iso(self.first)} .. {iso(self.last)}"
+        return f"{self.entity} {iso(self.first)} .. {end_of_range(self.last)}"
+
+    def means(self, series: EntityId) -> bool:
+        """Tell whether it is about a series, by its name or a star."""
+        return _means(self.entity, series)
+
+
+def end_of_range(last: datetime) -> str:
+    """Write the end of a range, as users give it."""
+    return "forever" if last == FOREVER else iso(last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +240,12 @@ def read_declarations(connection: Connection, ids: Sequence[str] = ()) -> list[D
     return [row for row in rows if not wanted or any(_concerns(row.entity, one) for one in wanted)]
 
 
+def declarations_if_any(connection: Connection) -> list[Declaration]:
+    """Return the bars known absent; none where this role may not read them, or the schema is older than they are."""
+    row = connection.execute(query("gaps", "can_read_declared")).fetchone()
+    return read_declarations(connection) if row and row[0] else []
+
+
 def _concerns(entity: EntityId, one: EntityId) -> bool:
     symbols, timeframes = {entity.symbol, one.symbol}, {entity.timeframe, one.timeframe}
     return (MARKET in symbols or len(symbols) == 1) and ("" in timeframes or len(timeframes) == 1)
@@ -248,7 +265,7 @@ def declare(
     """Declare the bars of these ids that open from ``first`` to ``last`` known absent; all ids or, on an error, none.
 
     Declared again they keep the later reason. A symbol means all its timeframes, ``*`` and ``*_1h`` all symbols,
-    those to come included.
+    those to come included. A range that ends with :data:`FOREVER` is of a symbol that is traded no more.
 
     Raises:
         InvalidEntityId: an id is neither an entity id nor a symbol.
@@ -257,8 +274,9 @@ def declare(
         UsageError: the reason is blank, or there are no ids.
     """
     Window(first, last).checked()
-    if last > now:
-        raise InvalidTime(f"the range ends in the future ({iso(last)}): those bars may still come; end it by now")
+    if FOREVER != last > now or first > now:
+        place = f"ends in the future ({iso(last)})" if first <= now else f"starts in the future ({iso(first)})"
+        raise InvalidTime(f"the range {place}: those bars may still come; end it by now, or with forever")
     if not reason.strip():
         raise UsageError("the reason is blank; say why the bars are absent, for example 'exchange outage'")
     entities = _named(ids)
@@ -286,7 +304,7 @@ def withdraw(connection: Connection, ids: Sequence[str], first: datetime, last: 
         rows = [_returned(connection, "withdraw", one, {"first": first, "last": last}) for one in entities]
         for one, row in zip(entities, rows, strict=True):
             if row is None:
-                asked = f"{one} {iso(first)} .. {iso(last)}"
+                asked = f"{one} {iso(first)} .. {end_of_range(last)}"
                 raise NotFound.of("declaration", asked, declared, hint="name one of them exactly")
     return [row for row in rows if row]
 

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from featurectl.core.catalog import Catalog
 from featurectl.core.db import Connection
-from featurectl.core.freshness import Freshness, read_freshness
+from featurectl.core.freshness import FreshnessReport, read_freshness
 from featurectl.core.locks import Held, has_ledger, held_locks, name_of_computation, name_of_repository, name_of_view
 from featurectl.core.queries import query
 from featurectl.core.runs import ledger
@@ -28,7 +28,7 @@ class Status:
     """One look at a repository, as of ``now``."""
 
     now: datetime
-    views: Sequence[Freshness]
+    freshness: FreshnessReport
     runs: Sequence[LastRun]
     locks: Sequence[Held]
 

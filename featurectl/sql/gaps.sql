@@ -31,6 +31,10 @@ SELECT symbol, timeframe, first_time, last_time, reason, declared_at
 FROM featurectl.known_absent
 ORDER BY symbol, timeframe, first_time, last_time;
 
+-- can_read_declared --
+-- Whether there is a table of what is known absent, which this role may read.
+SELECT coalesce(has_table_privilege(to_regclass('featurectl.known_absent'), 'SELECT'), false);
+
 -- declare --
 -- Note a range of bars as known absent; what is noted already changes where its reason does.
 INSERT INTO featurectl.known_absent AS known (symbol, timeframe, first_time, last_time, reason, declared_at)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ from featurectl.core import schema
 from featurectl.core.candles import read_candles
 from featurectl.core.db import Connection, open_connection
 from featurectl.core.entity import TIMEFRAMES
-from featurectl.core.gaps import Declaration, SeriesGaps, declare, find_gaps, read_declarations, withdraw
+from featurectl.core.gaps import FOREVER, Declaration, SeriesGaps, declare, find_gaps, read_declarations, withdraw
 from featurectl.core.ingest import merge_candles
 from featurectl.core.queries import query
 from featurectl.core.times import ALWAYS, Window, parse_time
@@ -318,6 +319,8 @@ def test_what_can_not_be_declared_is_refused_and_nothing_is_kept(connection: Con
     refused(NotFound, "entity 'A_4h' not found", "A_4h")
     refused(InvalidTime, "after it ends", "A", last=0)
     refused(InvalidTime, "ends in the future", "A", last=100.1)
+    with pytest.raises(InvalidTime, match=r"starts in the future .* end it by now, or with forever"):
+        declare(connection, ["A"], at(101), FOREVER, "x", now=at(100))
     refused(UsageError, "the reason is blank", "A", reason=" ")
     refused(UsageError, "give the ids")
     with pytest.raises(UsageError, match="give the ids"):
@@ -518,6 +521,20 @@ def test_declaring_listing_and_taking_back(call: Call) -> None:
     assert call("A_1h", "--withdraw", *times).json["withdrawn"] == [row]
     again = call("A_1h", "--withdraw", *times)
     assert again.code == 2 and "not found; declarations: none" in again.stderr
+
+
+def test_a_symbol_that_is_traded_no_more_is_absent_forever(call: Call) -> None:
+    done = call("A", "--declare", "2024-01-01T05:00Z", "forever", "--reason", "delisted")
+    (row,) = done.json["declared"]
+    assert (row["entity_id"], row["first"], row["last"]) == ("A", "2024-01-01T05:00:00Z", None)
+    assert re.search(r"A +2024-01-01T05:00:00Z +forever +delisted", call("--declared", "--format", "table").stdout)
+    assert call("A", "--end", "now").json["missing"] == call("A", "--end", "2024-01-01T05:00Z").json["missing"]
+    refused = call("A", "--withdraw", "2024-01-01T04:00Z", "forever")
+    assert refused.code == 2
+    assert "'A 2024-01-01T04:00:00Z .. forever' not found; declarations: A 2024-01-01T05:00:00Z .. forever" in (
+        refused.stderr
+    )
+    assert call("A", "--withdraw", "2024-01-01T05:00Z", "forever").json["withdrawn"] == [row]
 
 
 @pytest.mark.parametrize(

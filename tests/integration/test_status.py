@@ -26,11 +26,12 @@ from psycopg.conninfo import conninfo_to_dict
 from featurectl.core.catalog import View
 from featurectl.core.entity import TIMEFRAMES
 from featurectl.core.freshness import Freshness, read_freshness
+from featurectl.core.gaps import FOREVER, declare, withdraw
 from featurectl.core.locks import lock
 from featurectl.core.materialize import choose_views, materialize
 from featurectl.core.schema import table_identifier
 from featurectl.core.times import ALWAYS, iso
-from featurectl.errors import NotFound, SchemaMissing, UsageError
+from featurectl.errors import NotFound, PartlyDone, SchemaMissing, UsageError
 from tests.fix_command import Command
 from tests.fix_repository import SCRIPT, Repo
 from tests.market import VIEW, Market, bars, put
@@ -46,7 +47,9 @@ def at(text: str) -> datetime:
 
 
 def look(market: Market, *, now: datetime = NOW, **request: Any) -> dict[tuple[str, str], Freshness]:
-    found = read_freshness(market.connection, market.catalog, now=now, **request)
+    report = read_freshness(market.connection, market.catalog, now=now, **request)
+    assert not report.unreadable
+    found = report.views
     by_name = {(one.view, one.timeframe): one for one in found}
     assert len(by_name) == len(found)
     return by_name
@@ -370,10 +373,78 @@ def test_only_views_that_are_served_online_have_clocks(market: Market) -> None:
         look(market, views=["comprehensive_features_view"])
     with pytest.raises(NotFound, match="view 'nonsense' not found; views: comprehensive_features_view, market"):
         look(market, views=["nonsense"])
-    market.connection.execute("DROP TABLE online.market__technical_indicators_view")
-    with pytest.raises(SchemaMissing, match=r"'technical_indicators_view' has no online table .*featurectl apply"):
-        look(market)
     assert look(market, views=[MARKET, MARKET]) == {}
+
+
+def test_a_view_that_can_not_be_read_does_not_hide_the_others(market: Market) -> None:
+    market.ingest(bars([1.0] * 3, start=at("04T07:00")), now=NOW)
+    market.connection.execute("DROP TABLE online.market__technical_indicators_view")
+    market.connection.execute("ALTER TABLE features.sentiment_features DROP COLUMN event_timestamp CASCADE")
+    features = "INSERT INTO features.market_features (symbol, timeframe, event_timestamp, created_timestamp) "
+    market.connection.execute(f"{features} VALUES ('A', '1h', '2024-03-04 10:00Z', now())".encode())
+    for inside in (False, True):
+        with market.connection.transaction() if inside else contextlib.nullcontext():
+            report = read_freshness(market.connection, market.catalog, now=NOW, symbols=["A"])
+            assert [(one.view, one.missing) for one in report.views] == [(MARKET, 1)], "and the session goes on"
+    errors = {one.view: one.error for one in report.unreadable}
+    assert errors.keys() == {SENTIMENT, TECHNICAL}
+    assert all(isinstance(one, SchemaMissing) for one in errors.values())
+    failure = report.failure
+    assert isinstance(failure, PartlyDone)
+    assert "2 of 3 views can't be looked at" in str(failure)
+    assert f"view '{TECHNICAL}' has no online table online.market__{TECHNICAL}; run `featurectl apply`" in str(failure)
+    alone = read_freshness(market.connection, market.catalog, now=NOW, views=[TECHNICAL], symbols=["nobody knows"])
+    assert alone.failure is alone.unreadable[0].error
+
+
+# What is known absent
+
+
+def test_what_is_known_absent_is_not_due(market: Market) -> None:
+    online = "INSERT INTO online.market__technical_indicators_view (symbol, timeframe, event_timestamp, "
+    online += (
+        "created_timestamp) VALUES ('A', '1h', '2024-03-04 05:00Z', now()), ('B', '1h', '2024-03-04 10:00Z', now())"
+    )
+    market.connection.execute(online.encode())
+
+    def lag(now: datetime = NOW) -> int | None:
+        return look(market, now=now)[TECHNICAL, "1h"].lag_bars
+
+    assert lag() == 5, "the bar that opened at 9 has closed"
+    market.ingest(bars([1.0], symbol="A", start=at("04T00:00")), now=NOW)
+    declare(market.connection, ["A_1h"], at("04T09:00"), at("04T09:00"), "outage", now=NOW)
+    assert lag() == 4
+    declare(market.connection, ["A"], at("04T05:00"), at("04T08:59"), "outage", now=NOW)
+    assert lag() == 0
+    assert lag(at("04T11:00")) == 6, "the bar that opened at 10 is due"
+    declare(market.connection, ["*_1h"], at("04T10:00"), FOREVER, "nothing is traded any more", now=NOW)
+    assert lag(at("04T11:00")) == 0
+    assert lag(datetime(2999, 1, 1, tzinfo=UTC)) == 0
+    withdraw(market.connection, ["*_1h"], at("04T10:00"), FOREVER)
+    assert lag(at("04T11:00")) == 6
+
+
+def test_a_symbol_that_is_traded_no_more_lags_in_no_view(market: Market) -> None:
+    for view, columns, values in (
+        (MARKET, "symbol, timeframe", "'A', '1h'"),
+        (SENTIMENT, "symbol", "'A'"),
+        (TECHNICAL, "symbol, timeframe", "'A', '1h'"),
+    ):
+        market.connection.execute(
+            f"INSERT INTO online.market__{view} ({columns}, event_timestamp, created_timestamp) "
+            f"VALUES ({values}, '2024-03-04 05:00Z', now())".encode()
+        )
+    market.ingest(bars([1.0], symbol="A", start=at("04T04:00")), now=NOW)
+    assert {one.lag_bars for one in look(market).values()} == {5, 5 * 60 + 20, 5 * 4 + 1}
+    declare(market.connection, ["A_1h"], at("04T05:00"), FOREVER, "a timeframe no more", now=NOW)
+    assert {one.lag_bars for one in look(market).values()} == {0, 5 * 60 + 20, 5 * 4 + 1}, "ticks and signals go on"
+    declare(market.connection, ["A"], at("04T05:00"), FOREVER, "delisted", now=NOW)
+    assert {one.lag_bars for one in look(market).values()} == {0}
+
+
+def test_an_older_schema_knows_of_no_absence(market: Market) -> None:
+    market.connection.execute("DROP TABLE featurectl.known_absent")
+    assert look(market) == {}
 
 
 def test_its_cost_does_not_grow_with_the_history(market: Market) -> None:
@@ -407,6 +478,7 @@ class World:
     features: dict[str, list[tuple[tuple[str, ...], datetime]]]
     online: dict[str, dict[tuple[str, ...], datetime]]
     looked_at: set[tuple[str, str, str]]
+    declared: set[tuple[str, str, datetime, datetime]]
 
 
 TABLES = {
@@ -458,7 +530,12 @@ def draw(chance: random.Random) -> World:
             looked_at.add((TABLES[SENTIMENT][0], symbol, ""))
     if chance.random() < 0.3:
         scores += [("*", now + chance.randint(-2000, 500) * timedelta(seconds=1)) for _ in range(2)]
-    return World(now, bars, ticks, scores, features, online, looked_at)
+    declared = set()
+    for _ in range(chance.choice([0, 0, 3, 12])):
+        names = chance.choice([*symbols, "*"]), chance.choice([*LENGTHS, "*"])
+        first = now + chance.randint(-400, 20) * chance.choice([MINUTE, 15 * MINUTE, HOUR])
+        declared.add((*names, first, chance.choice([FOREVER, first + chance.randint(0, 300) * MINUTE])))
+    return World(now, bars, ticks, scores, features, online, looked_at, declared)
 
 
 def fill(market: Market, world: World) -> None:
@@ -467,7 +544,8 @@ def fill(market: Market, world: World) -> None:
     execute(
         "TRUNCATE market.candles, market.order_book, market.trades, market.signals, features.technical_indicators, "
         "features.market_features, features.sentiment_features, online.market__technical_indicators_view, "
-        "online.market__market_features_view, online.market__sentiment_features_view, featurectl.computed_series"
+        "online.market__market_features_view, online.market__sentiment_features_view, featurectl.computed_series, "
+        "featurectl.known_absent"
     )
     with market.connection.cursor() as cursor:
         candle = "INSERT INTO market.candles (symbol, timeframe, open_time, open, high, low, close, volume) "
@@ -480,6 +558,8 @@ def fill(market: Market, world: World) -> None:
         cursor.executemany(signal.encode(), [(*one, f"s{row % 2}") for row, one in enumerate(world.scores)])
         looked = "INSERT INTO featurectl.computed_series (feature_table, symbol, timeframe, computed_until) "
         cursor.executemany(f"{looked} VALUES (%s, %s, %s, now())".encode(), world.looked_at)
+        absent = "INSERT INTO featurectl.known_absent VALUES (%s, %s, %s, %s, 'a reason', now())"
+        cursor.executemany(absent.encode(), world.declared)
         for view, (table, keys, _) in TABLES.items():
             for place, rows in ((table, world.features[view]), (f"online.market__{view}", world.online[view].items())):
                 statement = sql.SQL("INSERT INTO {} ({}) VALUES ({}) ON CONFLICT DO NOTHING").format(
@@ -525,6 +605,16 @@ def expected_sources(world: World, view: str) -> dict[tuple[str, ...], tuple[dat
     return found
 
 
+def is_absent(world: World, view: str, key: tuple[str, ...], event: datetime, step: timedelta) -> bool:
+    """Tell whether what a row at this instant would be made of is declared known absent."""
+    opening = event - step if view == TECHNICAL else event
+    for symbol, length, first, last in world.declared:
+        is_meant = symbol in ("*", key[0]) and (length == "*" or (view == TECHNICAL and length == key[1]))
+        if is_meant and first <= opening <= last:
+            return True
+    return False
+
+
 def model(world: World) -> dict[tuple[str, str], Freshness]:
     """Return what there is to be told of a world, worked out row by row."""
     found = {}
@@ -545,7 +635,7 @@ def model(world: World) -> dict[tuple[str, str], Freshness]:
                     due = computed.get(key, online[key])
                     while due + step <= world.now:
                         due += step
-                    while due > world.now:
+                    while due > world.now or is_absent(world, view, key, due, step):
                         due -= step
                     lags[key] = max(due - online[key], timedelta(0))
             served = [online[key] for key in group if key in online and timedelta(0) <= world.now - online[key] <= ttl]
@@ -609,6 +699,23 @@ def test_every_number_is_what_a_naive_model_says(market: Market) -> None:
 def fresh(candles_of_all_lengths: Market, monkeypatch: pytest.MonkeyPatch) -> Market:
     monkeypatch.setenv("FEATURECTL_NOW", iso(NOW))
     return candles_of_all_lengths
+
+
+def test_a_view_that_can_not_be_read_is_told_of_below_the_others(
+    fresh: Market, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh.connection.execute("DROP TABLE online.market__sentiment_features_view")
+    error = f"view '{SENTIMENT}' has no online table online.market__{SENTIMENT}; run `featurectl apply`"
+    done = command("status", code=5)
+    assert {one["view"] for one in done.document["views"]} == {TECHNICAL}
+    assert done.document["unreadable"] == [{"view": SENTIMENT, "error": error}]
+    assert f"error: 1 of 3 views can't be looked at: {SENTIMENT}: {error}\n" in done.err
+    assert f"\n{SENTIMENT}: {error}\n" in command("status", "--format", "table", code=5).out
+    monkeypatch.setenv("FEATURECTL_NOW", "2024-03-04T13:20:00Z")
+    late = command("status", "--max-lag", "0", code=5)
+    assert f"warning: {TECHNICAL} 1h: BTCUSDT_1h lags by 3 bars" in late.err
+    assert command("status", SENTIMENT, code=2).err == f"error: {error}\n"
+    assert command("status", TECHNICAL, code=0).document["unreadable"] == []
 
 
 def test_the_document_and_the_exit_code(fresh: Market, command: Command) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from featurectl.core.catalog import find_catalog
 from featurectl.core.db import Connection
-from featurectl.core.freshness import Freshness, read_freshness
+from featurectl.core.freshness import Freshness, FreshnessReport, read_freshness
 from featurectl.core.runs import ledger
 from featurectl.core.runs.ledger import Outcome
 from featurectl.core.runs.settings import COUNTS
@@ -73,8 +73,8 @@ def write_metrics(run: Run, path: Path, outcome: Outcome, *, now: datetime) -> N
     if success is not None:
         text = "When the command last did all of its work."
         page.add("run_last_success_timestamp_seconds", text, labels, success)
-    for one in run.look(lambda connection: _freshness(run, connection, now)) or ():
-        _of_view(page, labels["project"], one)
+    if report := run.look(lambda connection: _freshness(run, connection, now)):
+        _of_views(page, labels["project"], report)
     for view, count in (run.degraded or {}).items():
         text = "Answers of the run's check that came by another path than the first."
         page.add("degraded_answers", text, {"project": labels["project"], "view": view}, count)
@@ -96,6 +96,15 @@ def _of_run(page: _Page, run: Run, labels: Mapping[str, str], outcome: Outcome, 
         page.add("run_rows", "Rows by what became of them.", {**labels, "kind": name}, total)
 
 
+def _of_views(page: _Page, project: str, report: FreshnessReport) -> None:
+    unreadable = {one.view for one in report.unreadable}
+    for view in sorted({one.view for one in report.views} | unreadable):
+        text = "Whether the freshness of the view could be looked up; what follows is told of those only."
+        page.add("view_readable", text, {"project": project, "view": view}, float(view not in unreadable))
+    for one in report.views:
+        _of_view(page, project, one)
+
+
 def _of_view(page: _Page, project: str, one: Freshness) -> None:
     labels = {"project": project, "view": one.view, "timeframe": one.timeframe}
     values = {
@@ -111,9 +120,9 @@ def _of_view(page: _Page, project: str, one: Freshness) -> None:
             page.add(name, _OF_VIEW[name], labels, value)
 
 
-def _freshness(run: Run, connection: Connection, now: datetime) -> list[Freshness]:
+def _freshness(run: Run, connection: Connection, now: datetime) -> FreshnessReport | None:
     catalog = find_catalog(connection, run.database.config.project)
-    return read_freshness(connection, catalog, now=now) if catalog else []
+    return read_freshness(connection, catalog, now=now) if catalog else None
 
 
 def _last_success(run: Run, path: Path, labels: Mapping[str, str]) -> float | None:
