@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -16,8 +17,8 @@ from featurectl.core.db import Connection, Database
 from featurectl.core.runs import Run, RunSettings, Step, open_run
 from featurectl.core.storage import lifetimes, time_tables
 from featurectl.core.threads import check_called_off
-from featurectl.core.times import Window
-from featurectl.errors import Skipped, UsageError
+from featurectl.core.times import Window, iso
+from featurectl.errors import FeaturectlError, PartlyDone, Skipped, UsageError
 from featurectl.published import Find, published_catalog
 
 Progress = Callable[[int, int, str], None]
@@ -100,10 +101,11 @@ def compute_in(
             on_job=progress,
             locking=run.locking,
             finished=finished,
+            clock=run.settings.clock,
         )
 
     try:
-        results = run.attempt(work)
+        results = run.attempt(work, lambda: len(finished.results))
     finally:
         done = [one for several in finished.results.values() for one in several]
         run.steps += [_computed(one) for one in done]
@@ -175,10 +177,11 @@ def materialize_in(
             force=force,
             locking=run.locking,
             finished=finished,
+            clock=run.settings.clock,
         )
 
     try:
-        results = run.attempt(work)
+        results = run.attempt(work, lambda: len(finished))
     finally:
         run.steps += [_materialized(one) for one in finished.values()]
     for one in results:
@@ -208,26 +211,38 @@ def maintain(
         LockHeld, Skipped: another run is at it.
     """
     config = database.config
+    deleted: Counter[str] = Counter()
 
     def work(connection: Connection) -> list[retention.Maintained]:
-        catalog = find(database, connection)
+        catalog, before = find(database, connection), Counter(deleted)
         run.catalog_hash = catalog.content_hash
         tables = [table for table in time_tables(config, catalog) if table.drop_after]
+
+        def on_rows(index: int, table: str, rows: int) -> None:
+            deleted[table] = before[table] + rows
+            progress(index, len(tables), f"{table}: {deleted[table]} rows")
+
         done = retention.maintain(
             connection,
             tables,
             now=now,
             dry_run=run.settings.dry_run,
-            on_rows=lambda index, table, rows: progress(index, len(tables), f"{table}: {rows} rows"),
+            on_rows=on_rows,
             locking=run.locking,
         )
+        # With those of a connection that was lost.
+        done = [replace(one, rows=one.rows + before[one.table]) for one in done]
         if config.keep_runs:
             dry_run = run.settings.dry_run
             done += retention.forget_runs(connection, config.project, config.keep_runs, now=now, dry_run=dry_run)
         return done
 
     with open_run(database, settings or RunSettings("maintain"), now=now) as run:
-        done = run.attempt(work)
+        try:
+            done = run.attempt(work, deleted.total)
+        except BaseException:
+            run.steps += [Step("maintain", table, written=rows) for table, rows in deleted.items() if rows]
+            raise
         run.steps += [Step("maintain", one.table, written=one.rows) for one in done]
         return done
 
@@ -239,6 +254,17 @@ class Backfill:
     plan: backfilling.Plan
     computed: list[backfilling.Backfilled]
     materialized: list[materializing.Materialized | materializing.Failed]
+
+    @property
+    def failure(self) -> FeaturectlError | None:
+        """What there is to be said of views that are not online; those left to another run are none of ours."""
+        failure = materializing.failure_of(self.materialized)
+        if failure is None or isinstance(failure, Skipped):
+            return None
+        window = self.plan.window
+        assert window.start and window.end
+        command = f"featurectl materialize {iso(window.start)} {iso(window.end)}"
+        return PartlyDone(f"the features are computed, and not all online: {failure}; `{command}` brings them there")
 
 
 def backfill(
@@ -268,20 +294,20 @@ def backfill(
         number, plan = _plan_to_do(run, catalog, plan, resume)
         run.window = plan.window
         config = database.config
-        setting = backfilling.Setting(config.root, config.warmup_bars, now, lifetimes(config, catalog))
+        setting = backfilling.Setting(config.root, config.warmup_bars, lifetimes(config, catalog))
         computed = backfilling.backfill(run, catalog, plan, setting, number=number, workers=workers, on_chunk=progress)
-        if not online:
-            return Backfill(plan, computed, [])
-        names = [view.name for view in backfilling.views_of_plan(catalog, plan) if view.online_table]
-        done = materialize_in(run, names, plan.window, now=now, force=force, find=find) if names else []
-        run.failure = materializing.failure_of(done)
-        return Backfill(plan, computed, done)
+        names = [view.name for view in backfilling.views_of_plan(catalog, plan) if view.online_table and online]
+        shown = materialize_in(run, names, plan.window, now=run.now, force=force, find=find) if names else []
+        done = Backfill(plan, computed, shown)
+        run.failure = done.failure
+        return done
 
 
 def _plan_to_do(
     run: Run, catalog: Catalog, plan: backfilling.Plan | None, resume: bool
 ) -> tuple[int | None, backfilling.Plan]:
-    wanted = backfilling.with_functions(catalog, plan) if plan else None
+    root = run.database.config.root
+    wanted = backfilling.with_functions(catalog, plan, root) if plan else None
     if not resume:
         assert wanted
         return None, wanted
@@ -294,6 +320,6 @@ def _plan_to_do(
         run.settings.say("there is no unfinished backfill of this window, these views and functions; it begins anew")
         return None, wanted
     number, plan = found
-    if backfilling.with_functions(catalog, plan) != plan:
+    if backfilling.with_functions(catalog, plan, root) != plan:
         raise UsageError(f"backfill {number} was begun with other functions than there are now; begin it anew")
     return number, plan

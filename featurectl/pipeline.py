@@ -60,11 +60,10 @@ def run_pipeline(
     pipeline: Pipeline,
     settings: RunSettings,
     *,
-    now: datetime,
     find: Find,
     progress: Callable[[str, int, int, str], None],
 ) -> Done:
-    """Do the steps of a run, one after the other, under the repository's lock.
+    """Do the steps of a run, one after the other, under the repository's lock, as of the instant at which it has that.
 
     A step that fails keeps the next ones from nothing but what is missing then; without the database nothing goes on.
 
@@ -72,8 +71,9 @@ def run_pipeline(
         LockHeld, Skipped: another run of this repository is at work.
         DatabaseUnreachable: the database went away for longer than the run tries again.
     """
-    with open_run(database, settings, now=now) as run, run.lock(name_of_repository(database.config.project)):
-        work = _Work(run, pipeline, now, find, progress)
+    lock = name_of_repository(database.config.project)
+    with open_run(database, settings, now=settings.clock()) as run, run.lock(lock):
+        work = _Work(run, pipeline, settings.clock(), find, progress)
         for step in pipeline.steps:
             work.take(step)
         work.done.failure = run.failure = failure_of(work.done)
@@ -121,7 +121,10 @@ class _Work:
         ranges = declared_ranges(self._catalog()) if contents.files else {}
         for index, file in enumerate(contents.files):
             self._progress("ingest", index, len(contents.files), file.name)
-            done = ingest_waiting(self._run, inbox, file, ranges=ranges, now=self._now)
+            done = ingest_waiting(self._run, inbox, file, ranges=ranges, now=self._now, settle=self._pipeline.settle)
+            if done is None:
+                say(f"{file.name} was changed, or taken away, in the meantime; the next run looks again")
+                continue
             self.done.ingested.append(done)
             self._explain(done)
         if failure := self._unusable():

@@ -17,7 +17,7 @@ from featurectl.cli.writers import DryRunOption, LockingWriter, run_settings, te
 from featurectl.core.backfill import Plan
 from featurectl.core.clock import system_clock
 from featurectl.core.db import open_database
-from featurectl.core.materialize import Materialized, raise_failures
+from featurectl.core.materialize import Materialized
 from featurectl.core.times import Window, duration, iso, parse_duration, parse_window
 from featurectl.errors import UsageError
 
@@ -93,8 +93,9 @@ def backfill(
         )
     diagnostics.note(f"window: {done.plan.window}, in chunks of {duration(done.plan.chunk)}")
     output.emit(_report(done, dry_run), chosen(format, json), path)
-    raise_failures(done.materialized)
     tell_dry_run(dry_run)
+    if done.failure:
+        raise done.failure
 
 
 def _plan(

@@ -16,7 +16,6 @@ from featurectl.cli.app import new_app
 from featurectl.cli.options import FormatOption, JsonOption, OutputOption, chosen, overrides, split
 from featurectl.cli.published import published_catalog
 from featurectl.cli.writers import DryRunOption, LockingWriter, Writing, run_settings, tell_dry_run
-from featurectl.core.clock import system_clock
 from featurectl.core.db import open_database
 from featurectl.core.materialize import Materialized
 from featurectl.core.pipeline import STEPS, Pipeline, read_pipeline, steps
@@ -59,7 +58,7 @@ def run(
 
     Example: featurectl run --step compute,materialize
     """
-    now, database = system_clock(), open_database(overrides(context))
+    database = open_database(overrides(context))
     configured = read_pipeline(database.config)
     pipeline = replace(
         configured,
@@ -70,7 +69,7 @@ def run(
     settings = run_settings(context, dry_run=dry_run, otherwise=_writing(configured))
     find = partial(published_catalog, writes=True)
     with _progress() as progress:
-        done = run_pipeline(database, pipeline, settings, now=now, find=find, progress=progress)
+        done = run_pipeline(database, pipeline, settings, find=find, progress=progress)
     output.emit(_report(done, settings.run_id, dry_run), chosen(format, json), path)
     tell_dry_run(dry_run)
     if done.failure:

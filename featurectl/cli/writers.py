@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -119,9 +119,14 @@ def run_settings(context: typer.Context, *, dry_run: bool = False, otherwise: Wr
 
     Raises:
         as :func:`writing`.
-        UsageError: it is to wait for no time, which the server takes for no limit.
+        UsageError: it is to wait for no time, which the server takes for no limit; a dry run is to wait.
     """
-    chosen = writing(context).over(otherwise)
+    given = writing(context)
+    if dry_run and given.if_locked is IfLocked.WAIT:
+        raise UsageError("--dry-run and --if-locked wait contradict each other: it would show what was before the wait")
+    if dry_run and otherwise.if_locked is IfLocked.WAIT:
+        otherwise = replace(otherwise, if_locked=None)
+    chosen = given.over(otherwise)
     if chosen.metrics_file:
         output.check_replaceable(chosen.metrics_file)
     return RunSettings(

@@ -6,6 +6,7 @@ several views and symbols may be done side by side.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from featurectl.core import compute as computing
 from featurectl.core.catalog import Catalog, View
 from featurectl.core.compute import Computed, Request
 from featurectl.core.compute.changes import one_state
-from featurectl.core.compute.request import Unseen
+from featurectl.core.compute.request import Unseen, view_functions
 from featurectl.core.db import Connection
 from featurectl.core.locks import name_of_computation
 from featurectl.core.queries import query
@@ -103,7 +104,6 @@ class Setting:
 
     root: Path
     warmup: int
-    now: datetime
     drop_after: Mapping[str, timedelta] = field(default_factory=dict)
 
 
@@ -136,9 +136,21 @@ def views_of_plan(catalog: Catalog, plan: Plan) -> list[View]:
     return [view for view in views if not plan.views or view.name in plan.views]
 
 
-def with_functions(catalog: Catalog, plan: Plan) -> Plan:
-    """Return a plan that names the functions that it will be done with."""
-    return replace(plan, functions=tuple(f"{one.name} {one.functions_hash}" for one in views_of_plan(catalog, plan)))
+def with_functions(catalog: Catalog, plan: Plan, root: Path) -> Plan:
+    """Return a plan that names the functions that it will be done with, as they stand in the repository's files.
+
+    Raises:
+        DefinitionError: one is missing, or can't be loaded.
+    """
+    return replace(plan, functions=tuple(_functions(view, root) for view in views_of_plan(catalog, plan)))
+
+
+def _functions(view: View, root: Path) -> str:
+    """Return a view's name with a hash of what its features depend on beside the data: functions, fields and tags."""
+    codes = view_functions(view, root).hashes
+    fields = [(field.name, sorted(field.tags.items())) for field in view.fields]
+    text = json.dumps([sorted(codes.items()), fields, sorted(view.tags.items())])
+    return f"{view.name} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def find_unfinished(connection: Connection, project: str, wanted: Plan | None) -> tuple[int, Plan] | None:
@@ -171,12 +183,13 @@ def backfill(
     with ExitStack() as stack:
         for name in sorted({name_of_computation(view.source_table or "") for view in views}):
             stack.enter_context(run.lock(name))
+        now = run.now
         if number is None:
-            number = run.attempt(lambda connection: _begin(connection, catalog.project, plan, setting.now))
+            number = run.attempt(lambda connection: _begin(connection, catalog.project, plan, now))
         whole = number
-        series = run.attempt(lambda connection: list(_series(connection, views, plan, setting, whole)))
+        series = run.attempt(lambda connection: list(_series(connection, views, plan, setting, whole, now)))
         results = _Work(run, whole, series, on_chunk).done(1 if run.settings.dry_run else workers)
-        run.attempt(lambda connection: _finish(connection, whole, setting.now))
+        run.attempt(lambda connection: _finish(connection, whole, now))
     return results
 
 
@@ -192,7 +205,7 @@ def _finish(connection: Connection, number: int, now: datetime) -> None:
 
 
 def _series(
-    connection: Connection, views: Sequence[View], plan: Plan, setting: Setting, number: int
+    connection: Connection, views: Sequence[View], plan: Plan, setting: Setting, number: int, now: datetime
 ) -> Iterator[_Series]:
     done = set(connection.execute(query("backfill", "chunks_done"), {"number": number}).fetchall())
     request = Request(plan.symbols, plan.timeframes, plan.window, full=True)
@@ -204,7 +217,7 @@ def _series(
             request,
             root=setting.root,
             warmup=setting.warmup,
-            now=setting.now,
+            now=now,
             drop_after=setting.drop_after,
         )
         for job in jobs:
@@ -269,14 +282,19 @@ class _Work:
 
     def _one_series(self, series: _Series, attempt: Callable[..., Any]) -> Backfilled:
         results: list[Computed] = []
+        step = Step("backfill", f"{series.view.name} {series.symbol}")
+        self._run.steps.append(step)
         for chunk in series.chunks:
             check_called_off()
             self._tell(0, series, chunk)
-            results += attempt(lambda connection, chunk=chunk: self._chunk(connection, series, chunk))
+            done = attempt(lambda connection, chunk=chunk: self._chunk(connection, series, chunk))
+            step.read += sum(one.rows for one in done)
+            step.written += sum(one.inserted + one.changed for one in done)
+            results += done
             self._tell(1, series, chunk)
         if series.seen is not None:
             attempt(lambda connection: replace(series.job, connection=connection).end_whole(series.seen))
-        done = Backfilled(
+        return Backfilled(
             view=series.view.name,
             symbol=series.symbol,
             chunks=len(series.chunks),
@@ -285,9 +303,6 @@ class _Work:
             inserted=sum(one.inserted for one in results),
             changed=sum(one.changed for one in results),
         )
-        written = done.inserted + done.changed
-        self._run.steps.append(Step("backfill", f"{done.view} {done.symbol}", read=done.rows, written=written))
-        return done
 
     def _tell(self, more: int, series: _Series, chunk: Window) -> None:
         assert chunk.start is not None

@@ -202,7 +202,7 @@ def translate(error: psycopg.Error) -> FeaturectlError:
     if isinstance(error, pg.QueryCanceled) and "user request" in reason:
         return Interrupted("interrupted; what was not finished was rolled back")
     if isinstance(error, pg.QueryCanceled):
-        return StatementTimeout(f"{reason}; give more time with --timeout SECONDS")
+        return StatementTimeout(f"{reason}; give more time: a read by --timeout SECONDS, what writes by write_timeout")
     if isinstance(error, pg.InsufficientPrivilege):
         return PermissionDenied(f"{reason}; ask the owner to grant it, or connect as another role")
     if isinstance(error, (pg.UndefinedTable, pg.InvalidSchemaName, pg.UndefinedColumn)):
@@ -211,9 +211,17 @@ def translate(error: psycopg.Error) -> FeaturectlError:
         return LockHeld(f"{reason}; run the command again")
     if isinstance(error, (pg.ConfigurationLimitExceeded, pg.DiskFull, pg.OutOfMemory)):
         return DatabaseError(f"the database refused: {reason}; nothing of this was kept: make room, then run it again")
-    if isinstance(error, psycopg.OperationalError):
+    if is_lost(error):
         return DatabaseUnreachable(f"the database: {reason}; {_next_step(error)}")
     return DatabaseError(f"the database refused: {reason}")
+
+
+def is_lost(error: psycopg.Error) -> bool:
+    """Tell whether a connection was lost, or not to be had; those errors have no class of SQL states but 08 and 57."""
+    if isinstance(error, pg.QueryCanceled):
+        return False
+    state = error.sqlstate or ""
+    return isinstance(error, psycopg.OperationalError) and (not state or state[:2] in ("08", "57") or state == "53300")
 
 
 def _reason(error: psycopg.Error) -> str:

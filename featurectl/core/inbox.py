@@ -8,6 +8,7 @@ its error beside it.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
 import stat
@@ -62,12 +63,13 @@ class Contents:
 
 
 def look_into(inbox: Path, *, settle: float = SETTLE) -> Contents:
-    """Return what waits in an inbox, in the order of names.
+    """Return what waits in an inbox, the oldest first: of two that hold the same bar, the newer file has its say.
 
     Raises:
         InputFileError: it is no folder, or can't be read.
     """
-    files, unfinished, unknown, unreadable = [], [], [], []
+    files: list[tuple[int, Waiting]] = []
+    unfinished, unknown, unreadable = [], [], []
     places = [(inbox, CANDLES)]
     for folder, kind in places:
         try:
@@ -79,7 +81,7 @@ def look_into(inbox: Path, *, settle: float = SETTLE) -> Contents:
             unreadable.append(reason)
             continue
         for path in entries:
-            mode, age = _look_at(path)
+            mode, changed = _look_at(path)
             known = path.name.replace("_", "-") if folder == inbox and stat.S_ISDIR(mode) else None
             if mode == _GONE or path.name.startswith(".") or path.name.lower().endswith(_UNFINISHED):
                 continue
@@ -89,20 +91,36 @@ def look_into(inbox: Path, *, settle: float = SETTLE) -> Contents:
                 continue
             elif not stat.S_ISREG(mode):
                 unknown.append(_shown(path.relative_to(inbox)))
-            elif -FUTURE < age < settle:
+            elif _may_be_unfinished(changed, settle):
                 unfinished.append(_shown(path.relative_to(inbox)))
             else:
-                files.append(Waiting(path, _shown(path.relative_to(inbox)), kind))
-    return Contents(tuple(files), tuple(unfinished), tuple(unknown), tuple(unreadable))
+                files.append((changed, Waiting(path, _shown(path.relative_to(inbox)), kind)))
+    files.sort(key=lambda one: (one[0], one[1].path))
+    return Contents(tuple(file for _, file in files), tuple(unfinished), tuple(unknown), tuple(unreadable))
 
 
-def _look_at(path: Path) -> tuple[int, float]:
-    """Return what a path is, by its mode, and how many seconds ago it was changed."""
+def _look_at(path: Path) -> tuple[int, int]:
+    """Return what a path is, by its mode, and when it was changed, in nanoseconds since 1970."""
     try:
         found = path.stat()
     except OSError:
-        return (_NOWHERE if path.is_symlink() else _GONE), 0.0
-    return found.st_mode, time.time() - found.st_mtime
+        return (_NOWHERE if path.is_symlink() else _GONE), 0
+    return found.st_mode, found.st_mtime_ns
+
+
+def _may_be_unfinished(changed: int, settle: float) -> bool:
+    return -FUTURE < time.time() - changed / 1e9 < settle
+
+
+def _identity(path: Path, settle: float) -> tuple[int, ...] | None:
+    """Return what a file is recognized by; nothing where it may still be written to, or is gone."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    if _may_be_unfinished(found.st_mtime_ns, settle):
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _shown(path: Path) -> str:
@@ -124,15 +142,20 @@ def ingest_waiting(
     *,
     ranges: Mapping[str, tuple[float, float]],
     now: datetime,
-) -> Ingested[Any, Any]:
+    settle: float = SETTLE,
+) -> Ingested[Any, Any] | None:
     """Ingest one file of an inbox, and move it to what it came to; in a dry run it stays.
 
     A run that is killed between the two leaves the file, which the next one reads again, and finds all of it there. So
-    does one that can't move it, which is the ``error`` of what was ingested.
+    does one that can't move it, which is the ``error`` of what was ingested. A file that has been changed since it was
+    looked for is not read, and one that is changed while it is read is left for the next run, too.
 
     Raises:
         DatabaseError: the database can't be written to; the file stays where it is.
     """
+    before = _identity(file.path, settle)
+    if before is None:
+        return None
     read, write = _reader(file, ranges, now), _writer(file.kind, now)
     done = ingest_file(run, file.name, read, write)
     if done.failed and done.error is None:
@@ -142,6 +165,12 @@ def ingest_waiting(
         done = replace(done, error=InputFileError(f"{file.name}: not one of its rows could be used; {lists}"))
         run.steps[-1].error = str(done.error)
     if run.settings.dry_run:
+        return done
+    if _identity(file.path, -math.inf) != before:
+        if done.failed:
+            run.steps.pop()  # what is wrong with half a file says nothing of it
+            return None
+        run.settings.say(f"{file.name} was changed while it was read; the next run reads it again")
         return done
     try:
         _move(inbox, file, done, run.run_id)

@@ -31,10 +31,14 @@ class IfLocked(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Locking:
-    """The policy for locks that others hold, and how many seconds to wait for one; 0 is no limit."""
+    """The policy for locks that others hold, and how many seconds to wait for one; 0 is no limit.
+
+    Whatever the policy, one is waited for ``grace`` seconds: a session that was lost may keep its own for a moment.
+    """
 
     policy: IfLocked = IfLocked.FAIL
     patience: float = 0
+    grace: float = 0
 
 
 REFUSE = Locking()
@@ -75,16 +79,16 @@ def name_of_repository(project: str) -> str:
 
 
 @contextlib.contextmanager
-def lock(connection: Connection, name: str, locking: Locking = REFUSE) -> Iterator[None]:
-    """Hold a named lock, such as ``materialize market.technical_indicators_view``.
+def lock(connection: Connection, name: str, locking: Locking = REFUSE) -> Iterator[bool]:
+    """Hold a named lock, such as ``materialize market.technical_indicators_view``; yields whether it waited for it.
 
     Raises:
         LockHeld: another session has it, and we do not wait for it, or did so for too long; the message says which.
         Skipped: another session has it, and the policy is to leave it that.
     """
-    take(connection, name, locking)
+    has_waited = take(connection, name, locking)
     try:
-        yield
+        yield has_waited
     finally:
         release(connection, name)
 
@@ -96,37 +100,44 @@ def release(connection: Connection, name: str) -> None:
             connection.execute(query("locks", "unlock"), _key(name))
 
 
-def take(connection: Connection, name: str, locking: Locking = REFUSE) -> None:
-    """Take a named lock for as long as the session lives.
+def take(connection: Connection, name: str, locking: Locking = REFUSE) -> bool:
+    """Take a named lock for as long as the session lives; return whether it had to be waited for.
 
     Raises:
         as :func:`lock`.
     """
     row = connection.execute(query("locks", "try_lock"), _key(name)).fetchone()
     if row and row[0]:
-        return
-    if locking.policy is IfLocked.WAIT:
-        _wait(connection, name, locking.patience)
-        return
+        return False
+    waits = locking.policy is IfLocked.WAIT
+    seconds = locking.patience if waits else locking.grace
+    if (waits or seconds) and _wait(connection, name, seconds):
+        return True
     held = f"{name}: locked by {holder(connection, name)}"
     if locking.policy is IfLocked.SKIP:
         raise Skipped(held)
+    if waits:
+        held += f", for longer than {seconds:g} s"
     raise LockHeld(f"{held}; run again when it has ended")
 
 
-def _wait(connection: Connection, name: str, patience: float) -> None:
-    """Wait in the server's queue, in which who came first is first."""
-    limit = {"limit": f"{min(round(patience * 1000), _LONGEST_WAIT)}ms"}
-    before = connection.execute(query("locks", "show_lock_timeout")).fetchone()
-    connection.execute(query("locks", "set_lock_timeout"), limit)
+def _wait(connection: Connection, name: str, seconds: float) -> bool:
+    """Wait in the server's queue, in which who came first is first; tell whether we have the lock.
+
+    No other limit of the session's ends it.
+    """
+    before = connection.execute(query("locks", "show_limits")).fetchone()
+    limits = {"lock": f"{min(round(seconds * 1000), _LONGEST_WAIT)}ms", "statement": "0"}
+    connection.execute(query("locks", "set_limits"), limits)
     try:
         connection.execute(query("locks", "wait_for_lock"), _key(name))
     except pg.LockNotAvailable:
-        held = f"{name}: locked by {holder(connection, name)}"
-        raise LockHeld(f"{held}, for longer than {patience:g} s; run again when it has ended") from None
+        return False
     finally:
         with contextlib.suppress(psycopg.Error):
-            connection.execute(query("locks", "set_lock_timeout"), {"limit": before[0] if before else "0"})
+            lock_limit, statement_limit = before or ("0", "0")
+            connection.execute(query("locks", "set_limits"), {"lock": lock_limit, "statement": statement_limit})
+    return True
 
 
 def holder(connection: Connection, name: str) -> Held | str:

@@ -11,6 +11,7 @@ from psycopg import sql
 from featurectl.core import sources
 from featurectl.core.announce import announce
 from featurectl.core.catalog import Catalog, View
+from featurectl.core.clock import Clock, system_clock
 from featurectl.core.db import Connection, translated_errors
 from featurectl.core.locks import REFUSE, Locking, lock, name_of_view
 from featurectl.core.queries import query
@@ -97,11 +98,13 @@ def materialize(
     force: bool = False,
     locking: Locking = REFUSE,
     finished: dict[str, Materialized | Failed] | None = None,
+    clock: Clock = system_clock,
 ) -> list[Materialized | Failed]:
     """Materialize views one after the other, each in a transaction of its own.
 
     A window without a start is incremental: each entity's newest row up to the end. ``force`` overwrites newer online
-    rows. A run that is tried again gives what it had ``finished``, by view, which is not done again.
+    rows. A run that is tried again gives what it had ``finished``, by view, which is not done again. After a wait for a
+    lock, ``now`` is what ``clock`` says; a window without an end still ends where it did.
 
     Raises:
         UsageError: the window ends in the future.
@@ -116,7 +119,8 @@ def materialize(
             continue
         on_view(index, view)
         try:
-            with translated_errors(), lock(connection, name_of_view(project, view.name), locking):
+            with translated_errors(), lock(connection, name_of_view(project, view.name), locking) as has_waited:
+                now = clock() if has_waited else now
                 span = Window(window.start, end)
                 finished[view.name] = materialize_view(connection, project, view, span, now=now, force=force)
         except FeaturectlError as error:

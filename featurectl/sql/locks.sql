@@ -10,13 +10,13 @@ SELECT pg_advisory_lock(hashtextextended(%(name)s, 0));
 -- Give a named lock back.
 SELECT pg_advisory_unlock(hashtextextended(%(name)s, 0));
 
--- show_lock_timeout --
--- How long this session waits for locks.
-SELECT current_setting('lock_timeout');
+-- show_limits --
+-- How long this session waits for locks, and for statements.
+SELECT current_setting('lock_timeout'), current_setting('statement_timeout');
 
--- set_lock_timeout --
--- Have this session wait for locks so long and no longer.
-SELECT set_config('lock_timeout', %(limit)s, false);
+-- set_limits --
+-- Have this session wait for locks, and for statements, so long and no longer.
+SELECT set_config('lock_timeout', %(lock)s, false), set_config('statement_timeout', %(statement)s, false);
 
 -- has_ledger --
 -- Whether this database has a ledger of runs that this role may read.

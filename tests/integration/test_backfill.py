@@ -12,7 +12,7 @@ import pytest
 from featurectl import jobs
 from featurectl.core.backfill import Plan, plan_of
 from featurectl.core.compute import Request
-from featurectl.core.runs import RunSettings
+from featurectl.core.runs import RunSettings, ledger, open_run
 from featurectl.core.synthetic import write_market
 from featurectl.core.times import Window
 from featurectl.errors import NotFound, UsageError
@@ -127,6 +127,27 @@ def test_a_correction_is_computed_into_the_bars_after_the_window_too(repo: Repo)
     assert contents(repo) == filled
 
 
+def test_a_backfill_of_the_past_leaves_what_came_later_to_the_next_compute(filled: Repo) -> None:
+    """Rows after the window were computed before; of those no change may be taken for seen."""
+    jobs.compute(filled.database, Request(), now=NOW)
+    for kind, table in (("trades", "market.trades"), ("signals", "market.signals")):
+        ((first, last),) = filled.rows(f"SELECT min(time), max(time) FROM {table}")
+        symbol = filled.rows(f"SELECT symbol FROM {table} ORDER BY symbol DESC LIMIT 1")[0][0]
+        late = (last - timedelta(minutes=40)).isoformat()
+        lines = {
+            "trades": f"timestamp,symbol,trade_id,price,size,side\n{late},{symbol},late,100,9999,buy\n",
+            "signals": f"time,symbol,name,score\n{late},{symbol},news_sentiment,0.123\n",
+        }
+        filled.ok("ingest", kind, "-", input=lines[kind].encode(), env=AT)
+        start = (first - timedelta(days=1)).isoformat()
+        backfill(filled, plan(start, first + timedelta(minutes=31), days=1), online=False)
+    jobs.compute(filled.database, Request(), now=NOW)
+    found = contents(filled)
+    jobs.compute(filled.database, Request(full=True), now=NOW)
+    assert contents(filled) == found
+    assert any("9999" in row[0] or "0.123" in row[0] for table in TABLES for row in found[table])
+
+
 # --- resuming --------------------------------------------------------------------------------------------------------
 
 
@@ -160,18 +181,23 @@ def test_an_interrupted_backfill_is_resumed_where_it_was(filled: Repo) -> None:
 
 def test_only_the_same_backfill_is_resumed(filled: Repo) -> None:
     wanted = plan("2024-04-01T00:00+00:00", days=10)
-    interrupted(filled, wanted, 2)
+    interrupted(filled, wanted, 4)
+    ((written,),) = filled.rows("SELECT sum(rows_written) FROM featurectl.backfill_chunks")
+    with filled.connect() as connection:
+        assert ledger.list_runs(connection, "market")[0].rows_written == written > 0, "an interrupted run has done that"
     other = backfill(filled, plan("2024-04-01T00:00+00:00", days=20), resume=True)
     assert sum(one.resumed for one in other.computed) == 0
     same = backfill(filled, wanted, resume=True)
-    assert sum(one.resumed for one in same.computed) == 2
+    assert sum(one.resumed for one in same.computed) == 4
 
 
 def test_a_backfill_is_not_resumed_with_other_functions(filled: Repo) -> None:
     wanted = plan("2024-04-01T00:00+00:00", days=10)
     interrupted(filled, wanted, 2)
-    with filled.connect() as connection:
-        connection.execute(b"UPDATE featurectl.catalog_views SET functions_hash = 'other' WHERE view LIKE 'technical%'")
+    path = filled.root / "feature_repo" / "indicators.py"
+    path.write_text(
+        path.read_text().replace("def atr(", "def atr(close):\n    return close * 0 + 7.0\n\n\ndef _atr(", 1)
+    )
     with pytest.raises(UsageError, match="other functions"):
         backfill(filled, None, resume=True)
     anew = backfill(filled, wanted, resume=True)
@@ -209,6 +235,22 @@ def test_a_backfill_moves_nothing_online_back_unless_forced(filled: Repo) -> Non
     assert after == datetime(2024, 4, 10, tzinfo=UTC)
     filled.ok("materialize", env=AT)
     assert filled.rows(online_rows) == newest
+
+
+def test_features_that_are_computed_and_not_online_are_told_of(filled: Repo) -> None:
+    words = ("backfill", "--from", "2024-04-20", "--to", "2024-04-28", "--view", "technical_indicators_view")
+    lock = "materialize market.technical_indicators_view"
+    with open_run(filled.database, RunSettings("materialize"), now=NOW) as run, run.lock(lock):
+        done = filled.call(*words, env=AT)
+        left = filled.call(*words, "--if-locked", "skip", env=AT)
+    assert done.returncode == 5
+    assert "the features are computed, and not all online: materialize market.tech" in done.stderr
+    assert "`featurectl materialize 2024-04-20T00:00:00Z 2024-04-28T00:00:00Z` brings them there" in done.stderr
+    assert left.returncode == 0 and "technical_indicators_view left out: materialize market.tech" in left.stderr
+    with filled.connect() as connection:
+        verdicts = [one.verdict for one in ledger.list_runs(connection, "market", command="backfill")]
+    assert verdicts == ["done", "partly done"]
+    assert filled.rows("SELECT count(*) FROM featurectl.backfills WHERE finished_at IS NULL") == [(0,)]
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------

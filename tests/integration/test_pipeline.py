@@ -8,6 +8,7 @@ import gzip
 import os
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -18,7 +19,7 @@ import pytest
 import yaml
 from psycopg import sql
 
-from featurectl.core import inbox
+from featurectl.core import inbox, locks
 from tests.fix_command import Command, Ended
 from tests.fix_repository import Repo
 from tests.integration.test_first_path import candles
@@ -471,9 +472,96 @@ def test_a_file_that_goes_away_meanwhile_is_nobodys_fault(
     with monkeypatch.context() as patch:
         patch.setattr(inbox, "_look_at", gone)
         patch.setattr(inbox, "_reader", taken)
-        done = command("run", code=5)
+        done = command("run", code=0)
     assert candle_rows(repo) == {"CCCUSDT_1h": 60}
-    assert "BTCUSDT_1h.csv: no such file" in done.err and "AAAUSDT" not in done.err
+    assert "BTCUSDT_1h.csv was changed, or taken away, in the meantime" in done.err and "AAAUSDT" not in done.err
+    assert files(repo) == ["done/CCCUSDT_1h.csv"]
+
+
+@pytest.mark.parametrize("half", [candles(20), b"open_ti"], ids=["readable", "unreadable"])
+def test_a_file_that_is_replaced_while_it_is_read_is_read_again(
+    repo: Repo, command: Command, monkeypatch: pytest.MonkeyPatch, half: bytes
+) -> None:
+    path = put(repo, "BTCUSDT_1h.csv", half)
+    ingest = inbox.ingest_file
+
+    def replaced(*arguments: Any) -> Any:
+        done = ingest(*arguments)
+        (other := path.with_suffix(".tmp")).write_bytes(candles(60))
+        other.replace(path)
+        touch(path, age=50)
+        return done
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inbox, "ingest_file", replaced)
+        done = command("run", code=0)
+    assert "BTCUSDT_1h.csv was changed" in done.err
+    assert files(repo) == ["BTCUSDT_1h.csv"], "neither done nor failed"
+    command("run", code=0)
+    assert files(repo) == ["done/BTCUSDT_1h.csv"] and candle_rows(repo) == {"BTCUSDT_1h": 60}
+
+
+def test_a_file_that_is_written_to_since_it_was_listed_is_left(
+    repo: Repo, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AAAUSDT", "BTCUSDT"):
+        put(repo, f"{name}_1h.csv", candles())
+    ingest = inbox.ingest_file
+
+    def slow(*arguments: Any) -> Any:
+        done = ingest(*arguments)
+        touch(repo.root / "inbox" / "BTCUSDT_1h.csv", age=0)
+        return done
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inbox, "ingest_file", slow)
+        done = command("run", code=0)
+    assert "BTCUSDT_1h.csv was changed" in done.err
+    assert files(repo) == ["BTCUSDT_1h.csv", "done/AAAUSDT_1h.csv"] and candle_rows(repo) == {"AAAUSDT_1h": 60}
+
+
+def test_of_two_files_with_the_same_bars_the_newer_has_its_say(repo: Repo, command: Command) -> None:
+    for name, age, close in (("BTCUSDT_1h.csv", 60, 107), ("candles/BTCUSDT_1h.csv", 600, 103)):
+        line = f"open_time,open,high,low,close,volume\n2024-01-01T00:00Z,100,110,90,{close},1\n"
+        put(repo, name, line.encode(), age=age)
+        line = line.replace("2024-01-01", "2024-01-02")
+        put(repo, name.replace("BTC", "ETH"), line.encode(), age=660 - age)
+    command("run", code=0)
+    found = dict(repo.rows("SELECT symbol, close FROM market.candles"))
+    assert found == {"BTCUSDT": 107.0, "ETHUSDT": 103.0}
+
+
+def test_a_run_that_waited_takes_what_came_meanwhile(
+    repo: Repo, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with repo.connect() as holder:
+        locks.take(holder, "run market")
+
+        def release() -> None:
+            monkeypatch.setenv("FEATURECTL_NOW", "2024-01-03T13:00:00Z")
+            put(repo, "trades/BTCUSDT.csv", trades(5, first="2024-01-03T12:30:00+00:00"))
+            holder.close()
+
+        monkeypatch.setenv("FEATURECTL_NOW", "2024-01-03T12:00:00Z")
+        threading.Timer(1.0, release).start()
+        command("run", "--if-locked", "wait", code=0)
+    assert repo.rows("SELECT count(*) FROM market.trades") == [(5,)]
+    assert files(repo) == ["done/trades/BTCUSDT.csv"]
+
+
+def test_the_check_tells_of_a_view_that_can_not_be_looked_at(repo: Repo, command: Command) -> None:
+    put(repo, "BTCUSDT_1h.csv", candles())
+    command("run", code=0)
+    with repo.connect() as connection:
+        connection.execute(b"DROP TABLE online.market__sentiment_features_view")
+    done = command("run", "--step", "check", "--metrics-file", repo.root / "m.prom", code=1)
+    (finding,) = done.document["findings"]
+    assert finding.startswith("sentiment_features_view: view 'sentiment_features_view' has no online table")
+    assert done.document["freshness"][0]["view"] == "technical_indicators_view"
+    page = (repo.root / "m.prom").read_text()
+    assert 'featurectl_view_readable{project="market",view="sentiment_features_view"} 0.0' in page
+    assert 'featurectl_view_readable{project="market",view="technical_indicators_view"} 1.0' in page
+    assert 'featurectl_lag_bars{project="market",timeframe="1h",view="technical_indicators_view"}' in page
 
 
 def test_a_folder_that_cannot_be_read_keeps_the_others_from_nothing(

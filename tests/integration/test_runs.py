@@ -20,9 +20,9 @@ from psycopg import errors as pg
 from featurectl import jobs
 from featurectl.core import locks
 from featurectl.core.compute import Request
-from featurectl.core.db import Connection
+from featurectl.core.db import Connection, translate
 from featurectl.core.locks import IfLocked, Locking
-from featurectl.core.runs import RunSettings, Step, ledger, open_run
+from featurectl.core.runs import RunSettings, Session, Step, ledger, open_run
 from featurectl.core.runs.retries import Retries, is_transient
 from featurectl.errors import (
     DatabaseUnreachable,
@@ -321,6 +321,58 @@ def test_commands_have_a_policy_for_locks(repo: Repo, policy: str, code: int, ve
     assert repo.rows("SELECT count(*) FROM features.technical_indicators") == [(0,)]
 
 
+def test_a_wait_for_a_lock_is_as_long_as_it_was_said_to_be(repo: Repo) -> None:
+    with open_run(repo.database, settings(), now=NOW) as run, run.lock("compute features.technical_indicators"):
+        words = ("compute", "--if-locked", "wait", "--wait-for", "2s")
+        done = repo.run(*words, env={"FEATURECTL_WRITE_TIMEOUT": "1"})
+        assert run.attempt(lambda one: one.execute(b"SHOW statement_timeout").fetchone()) == ("1h",)
+    assert done.returncode == 4 and "for longer than 2 s" in done.stderr
+
+
+def test_a_dry_run_waits_for_no_lock(repo: Repo) -> None:
+    refused = repo.run("compute", "--dry-run", "--if-locked", "wait")
+    assert refused.returncode == 2 and "--dry-run and --if-locked wait contradict each other" in refused.stderr
+    with (repo.root / "feature_store.yaml").open("a") as file:
+        file.write("  pipeline: {if_locked: wait}\n")
+    with open_run(repo.database, settings(), now=NOW) as run, run.lock("run market"):
+        done = repo.run("run", "--dry-run")
+    assert done.returncode == 4 and f"run market: locked by run {run.run_id}" in done.stderr
+
+
+def test_what_waited_for_a_lock_works_as_of_the_end_of_the_wait(repo: Repo) -> None:
+    repo.ok(*INGEST, input=candles())
+    later = NOW + timedelta(hours=1)
+    waits = settings(locking=Locking(IfLocked.WAIT, 20), clock=lambda: later)
+    with repo.connect() as holder:
+        locks.take(holder, "compute features.technical_indicators")
+        threading.Timer(0.5, holder.close).start()
+        jobs.compute(repo.database, Request(), now=NOW, settings=waits)
+    assert repo.rows("SELECT DISTINCT created_timestamp FROM features.technical_indicators") == [(later,)]
+    with repo.connect() as holder, open_run(repo.database, waits, now=NOW) as run:
+        locks.take(holder, "run market")
+        threading.Timer(0.5, holder.close).start()
+        assert run.now == NOW
+        with run.lock("run market"):
+            assert run.now == later
+
+
+def test_a_lock_of_another_run_is_still_skipped_after_a_lost_connection(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featurectl.core.runs.run.GRACE", 1.0)
+    with repo.connect() as other:
+        locks.take(other, "maintain")
+        with open_run(repo.database, settings(locking=Locking(IfLocked.SKIP)), now=NOW) as run:
+            other.execute(b"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
+                          b"AND datname = current_database()")  # fmt: skip
+            for shortest in (0.5, 0.0):
+                began = time.monotonic()
+                with pytest.raises(Skipped, match="maintain: locked by another session"), run.lock("maintain"):
+                    pass
+                assert shortest <= time.monotonic() - began < shortest + 5
+            assert run.locking.grace == 0.0, "by now the old session is gone"
+
+
 def test_a_run_of_which_everything_is_locked_is_skipped(repo: Repo) -> None:
     with open_run(repo.database, settings(), now=NOW) as run, run.lock("run market"):
         done = repo.run("run", "--if-locked", "skip")
@@ -360,7 +412,7 @@ def test_work_goes_on_on_a_new_connection_with_the_same_locks(repo: Repo) -> Non
 
 
 def test_a_lock_that_somebody_took_meanwhile_is_not_taken_for_ours(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featurectl.core.runs.run._OLD_SESSION", Locking(IfLocked.WAIT, 0.2))
+    monkeypatch.setattr("featurectl.core.runs.run.GRACE", 0.2)
     with repo.connect() as other:
 
         def work(connection: Connection) -> None:
@@ -422,6 +474,90 @@ def test_what_will_fail_again_is_not_tried_again(error: Exception) -> None:
     with pytest.raises(type(error)):
         Retries(5, lambda text: None).call(work)
     assert calls == 1
+
+
+@pytest.mark.parametrize("state", ["54000", "54001", "55000", "55006", "58030", "58P01", "53100", "53200"])
+def test_what_the_server_can_not_do_is_no_reason_to_look_for_it(state: str) -> None:
+    error = translate(pg.lookup(state)("stack depth limit exceeded"))
+    assert not isinstance(error, DatabaseUnreachable) and not is_transient(error)
+    error.__cause__ = pg.lookup(state)("stack depth limit exceeded")
+    assert not is_transient(error)
+
+
+def test_work_that_takes_longer_than_the_deadline_is_not_tried_for_ever() -> None:
+    tries = 0
+
+    def work() -> None:
+        nonlocal tries
+        tries += 1
+        assert tries < 9
+        time.sleep(0.35)
+        raise DatabaseUnreachable("gone again")
+
+    with pytest.raises(DatabaseUnreachable):
+        Retries(0.3, lambda text: None).call(work)
+    assert tries == 2, "and once more after the first time, which says nothing of the next"
+
+
+def test_the_deadline_counts_anew_when_work_gets_further() -> None:
+    done: list[int] = []
+
+    def work() -> str:
+        time.sleep(0.2)
+        done.append(1)
+        if len(done) < 6:
+            raise DatabaseUnreachable("gone")
+        return "done"
+
+    assert Retries(0.3, lambda text: None).call(work, lambda: len(done)) == "done"
+
+
+def test_a_pause_between_two_tries_ends_with_the_deadline() -> None:
+    def work() -> None:
+        raise DatabaseUnreachable("gone")
+
+    began = time.monotonic()
+    with pytest.raises(DatabaseUnreachable):
+        Retries(2.5, lambda text: None).call(work)
+    assert 2.4 < time.monotonic() - began < 3.5, "waits get longer, up to 5 s"
+
+
+def test_a_database_that_was_reached_is_waited_for_as_long_as_was_said_from_the_first_piece_of_work_on(
+    repo: Repo,
+) -> None:
+    end = time.monotonic() + 0.5
+
+    def work(connection: Connection) -> str:
+        if time.monotonic() < end:
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+        return "done"
+
+    session = Session(repo.database, 10, lambda text: None, first_contact=0)
+    assert session.attempt(work) == "done"
+    session.close()
+
+
+def test_an_end_is_recorded_though_the_connection_was_lost_unnoticed(repo: Repo) -> None:
+    said: list[str] = []
+    with open_run(repo.database, settings(say=said.append), now=NOW) as run:
+        run.attempt(lambda connection: connection.execute(b"SELECT 1"))
+        end_sessions(repo)
+    assert (newest(repo).verdict, newest(repo).exit_code, said) == ("done", 0, [])
+
+
+def test_an_end_that_can_not_be_recorded_is_told_of(repo: Repo) -> None:
+    said: list[str] = []
+    with open_run(repo.database, settings(say=said.append), now=NOW) as run:
+        run.attempt(lambda connection: connection.execute(b"DROP TABLE featurectl.runs"))
+    assert len(said) == 1 and "the ledger does not know how this run ended" in said[0]
+
+
+def test_the_ledger_bears_what_a_text_of_the_database_does_not(repo: Repo) -> None:
+    with pytest.raises(UsageError), open_run(repo.database, settings(), now=NOW) as run:
+        run.steps.append(Step("ingest", "x.parquet", error="column a\0b"))
+        raise UsageError("x.parquet: column a\0b")
+    assert (newest(repo).verdict, newest(repo).error) == ("failed", r"x.parquet: column a\x00b")
+    assert newest(repo).steps[0]["error"] == r"column a\x00b"
 
 
 def test_the_deadline_counts_from_the_failure_and_not_from_the_start_of_long_work() -> None:

@@ -126,6 +126,15 @@ def inside(spans: Iterable[Span], window: Window, *, step: int) -> list[Span]:
     return within(spans, first, last)
 
 
+def made(changes: Iterable[Change], state: State, until: int, *, reach: int) -> list[Change]:
+    """Return those of changes that a series in this state has seen, of which all up to ``until`` was computed.
+
+    Rows after that which were there before may lack what was written up to ``reach`` microseconds before them.
+    """
+    is_end = state.until is None or state.until <= until
+    return [change for change in changes if is_end or change.last + reach <= until]
+
+
 def is_complete(request: Request) -> bool:
     """Tell whether a run makes all features, at all times; only then has it seen the changes it found."""
     return request.window == ALWAYS and not request.features

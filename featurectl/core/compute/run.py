@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from featurectl.core import tags
 from featurectl.core.catalog import Catalog, View
+from featurectl.core.clock import Clock, system_clock
 from featurectl.core.compute import candles, signals, ticks
 from featurectl.core.compute.changes import forget_seen, forget_symbols, is_complete
 from featurectl.core.compute.request import Computed, Job, Request, view_functions
@@ -38,11 +39,12 @@ def compute(
     on_job: Callable[[int, int, str], None] = lambda index, total, entity: None,
     locking: Locking = REFUSE,
     finished: Finished | None = None,
+    clock: Clock = system_clock,
 ) -> list[Computed]:
     """Bring the computed views up to date, one symbol after the other, each in a transaction of its own.
 
     ``drop_after`` says, by feature table, how long its rows stay; older ones are not made. A run that is tried again
-    gives what it had ``finished``, which is not done again.
+    gives what it had ``finished``, which is not done again. After a wait for a lock, ``now`` is what ``clock`` says.
 
     Raises:
         UsageError: the project defines no computed view.
@@ -58,7 +60,8 @@ def compute(
         if view.name in finished.skipped:
             continue
         try:
-            with lock(connection, name_of_computation(view.source_table or ""), locking):
+            with lock(connection, name_of_computation(view.source_table or ""), locking) as has_waited:
+                now = clock() if has_waited else now
                 jobs = view_jobs(connection, view, request, root=root, warmup=warmup, now=now, drop_after=drop_after)
                 for index, job in enumerate(jobs):
                     on_job(number * len(jobs) + index, len(views) * len(jobs), job.entity)

@@ -17,6 +17,7 @@ from featurectl.core.compute.changes import (
     due,
     inside,
     is_complete,
+    made,
     noted,
     one_state,
 )
@@ -114,10 +115,10 @@ class SignalJob:
     def end_whole(self, seen: Unseen) -> None:
         ledger = Ledger(self.connection, self.view.source_table or "", self.symbol)
         until = microseconds(self.request.window.end or self.now) // QUARTER * QUARTER
-        state = ledger.states().get(_NO_TIMEFRAME, State())
+        state = ledger.states().get(_NO_TIMEFRAME, State()).extended(self._hashes, until)
         for name, changes in seen.items():
-            ledger.note(name, state.extended(self._hashes, until))
-            ledger.mark_seen(name, changes)
+            ledger.note(name, state)
+            ledger.mark_seen(name, made(changes, state, until, reach=self.functions.reach))
 
     @property
     def _symbols(self) -> list[str]:

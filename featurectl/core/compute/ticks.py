@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING
 
 from featurectl.core import tags
 from featurectl.core.catalog import View
-from featurectl.core.compute.changes import BEGINNING, Change, Ledger, State, due, inside, is_complete, noted, one_state
+from featurectl.core.compute.changes import (
+    BEGINNING,
+    Change,
+    Ledger,
+    State,
+    due,
+    inside,
+    is_complete,
+    made,
+    noted,
+    one_state,
+)
 from featurectl.core.compute.request import Computed, Request, Unseen
 from featurectl.core.compute.rows import FeatureRows, Kept, kept
 from featurectl.core.compute.spans import Span, merged, within
@@ -114,8 +125,9 @@ class TickJob:
         until = microseconds(self.request.window.end or self.now) // MINUTE * MINUTE
         states = ledger.states()
         for name, changes in seen.items():
-            ledger.note(name, states.get(name, State()).extended(self._hashes, until))
-            ledger.mark_seen(name, changes)
+            state = states.get(name, State()).extended(self._hashes, until)
+            ledger.note(name, state)
+            ledger.mark_seen(name, made(changes, state, until, reach=length(name)))
 
     @property
     def _features(self) -> tuple[str, ...]:

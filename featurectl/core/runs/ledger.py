@@ -101,7 +101,7 @@ def finish(
             "run_id": run_id,
             "verdict": outcome.verdict,
             "exit_code": outcome.exit_code,
-            "error": outcome.error and redact(outcome.error),
+            "error": outcome.error and _storable(outcome.error),
             "catalog_hash": catalog_hash,
             "window_start": window.start,
             "window_end": window.end,
@@ -115,7 +115,12 @@ def finish(
 
 def _without_secrets(document: Mapping[str, Any]) -> dict[str, Any]:
     """Mask the secrets in a document's texts: in its JSON they are spelled otherwise, and a mask could break that."""
-    return {name: redact(value) if isinstance(value, str) else value for name, value in document.items()}
+    return {name: _storable(value) if isinstance(value, str) else value for name, value in document.items()}
+
+
+def _storable(text: str) -> str:
+    """Return a text without secrets, and without the one character that PostgreSQL's texts don't hold."""
+    return redact(text).replace("\0", r"\x00")
 
 
 def list_runs(

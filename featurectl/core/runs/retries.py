@@ -9,6 +9,7 @@ from typing import TypeVar
 import psycopg
 from psycopg import errors as pg
 
+from featurectl.core.db import is_lost
 from featurectl.core.threads import check_called_off
 from featurectl.errors import DatabaseUnreachable, LoginRefused
 
@@ -33,43 +34,41 @@ def is_transient(error: BaseException) -> bool:
         if isinstance(cause, (*_CONFLICTS, DatabaseUnreachable)):
             return True
         if isinstance(cause, psycopg.Error):
-            return _is_lost(cause)
+            return is_lost(cause)
         cause = cause.__cause__
     return False
 
 
-def _is_lost(error: psycopg.Error) -> bool:
-    """Tell whether a connection was lost, or not to be had; those errors have no class of SQL states but 08 and 57."""
-    if isinstance(error, pg.QueryCanceled):
-        return False
-    state = error.sqlstate or ""
-    return isinstance(error, psycopg.OperationalError) and (not state or state[:2] in ("08", "57") or state == "53300")
+def nothing() -> object:
+    """Return the same at all times: work of one piece makes no progress before it is done."""
+    return None
 
 
 class Retries:
-    """Tries again for so many seconds, counted from the first failure of a series of them."""
+    """Tries again for so many seconds, counted from the first failure since work last made progress."""
 
     def __init__(self, seconds: float, say: Callable[[str], None]) -> None:
         self._seconds = seconds
         self._say = say
-        self._failing_since = 0.0
 
-    def call(self, work: Callable[[], T]) -> T:
-        """Return what work returns; what is transient is tried again, what it fails with at last is raised."""
+    def call(self, work: Callable[[], T], progress: Callable[[], object] = nothing) -> T:
+        """Return what work returns; what is transient is tried again, what it fails with at last is raised.
+
+        What ``progress`` returns is another value once work has done more of what it will not do again.
+        """
         from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential  # 0.05 s
 
-        began = self._failing_since = 0.0
+        deadline: float | None = None
+        done = progress()
+        backoff = wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT)
 
-        def before(_: RetryCallState) -> None:
-            nonlocal began
-            began = time.monotonic()
+        def note(_: RetryCallState) -> None:
+            nonlocal deadline, done
+            if (now_done := progress()) != done or deadline is None:
+                deadline, done = time.monotonic() + self._seconds, now_done
 
-        def is_over(_: RetryCallState) -> bool:
-            now = time.monotonic()
-            # Work that went well for long is not the failure that it went on from.
-            if not self._failing_since or now - began > self._seconds:
-                self._failing_since = now
-            return now - self._failing_since >= self._seconds
+        def left() -> float:
+            return (deadline or 0.0) - time.monotonic()
 
         def tell(state: RetryCallState) -> None:
             if state.outcome and state.attempt_number in (1, 5, 10, 20):
@@ -78,10 +77,10 @@ class Retries:
 
         retrying = Retrying(
             retry=retry_if_exception(is_transient),
-            wait=wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
-            stop=is_over,
+            after=note,
+            wait=lambda state: max(0.0, min(backoff(state), left())),
+            stop=lambda state: left() <= 0,
             sleep=_sleep,
-            before=before,
             before_sleep=tell,
             reraise=True,
         )

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -16,9 +17,10 @@ from psycopg import IsolationLevel
 from featurectl.core import locks
 from featurectl.core.config import FILE_NAME
 from featurectl.core.db import Connection, Database, translated_errors
-from featurectl.core.locks import IfLocked, Locking
+from featurectl.core.locks import Locking
 from featurectl.core.runs import heartbeat, ledger
 from featurectl.core.runs.ledger import INTERRUPTED, Outcome
+from featurectl.core.runs.retries import nothing
 from featurectl.core.runs.session import Session
 from featurectl.core.runs.settings import RunSettings, Step
 from featurectl.core.times import ALWAYS, Window
@@ -26,8 +28,8 @@ from featurectl.errors import FeaturectlError, Findings, Interrupted, PartlyDone
 
 T = TypeVar("T")
 
-# How long a run that lost its connection waits for the locks that its old session may still have.
-_OLD_SESSION = Locking(IfLocked.WAIT, 10)
+# How many seconds the session that a run has lost may still have its locks.
+GRACE = 10.0
 _INTERNAL_ERROR = 70
 _VERDICTS: tuple[tuple[type[FeaturectlError], str], ...] = (
     (Skipped, "skipped"),
@@ -44,9 +46,11 @@ class Run:
     transaction that is rolled back, and leaves no trace.
     """
 
-    def __init__(self, database: Database, settings: RunSettings) -> None:
+    def __init__(self, database: Database, settings: RunSettings, now: datetime) -> None:
         self.database = database
         self.settings = settings
+        # The instant as of which it works.
+        self.now = now
         self.steps: list[Step] = []
         self.window: Window = ALWAYS
         self.catalog_hash: str | None = None
@@ -68,31 +72,41 @@ class Run:
     @property
     def locking(self) -> Locking:
         """The policy for locks; a session that was lost may keep its own for a moment."""
-        was_lost = self._session.has_reconnected and self.settings.locking.policy is not IfLocked.WAIT
-        return _OLD_SESSION if was_lost else self.settings.locking
+        return replace(self.settings.locking, grace=self._grace)
 
-    def attempt(self, work: Callable[[Connection], T]) -> T:
+    @property
+    def _grace(self) -> float:
+        """For how many seconds more the session that this run has lost may keep its locks."""
+        if not self._session.has_reconnected:
+            return 0.0
+        return max(0.0, GRACE - (time.monotonic() - self._session.connected_at))
+
+    def attempt(self, work: Callable[[Connection], T], progress: Callable[[], object] = nothing) -> T:
         """Do work on the run's connection; what fails because the database is away is tried again on a new one.
 
-        Work may be done twice, or may have been done when its connection is lost: it has to bear that.
+        Work may be done twice, or may have been done when its connection is lost: it has to bear that. The time for
+        which it is tried begins anew when ``progress`` returns another value than before: work has done more of it.
 
         Raises:
             LockHeld: another run took a lock of this one while it had no connection.
         """
-        return self._session.attempt(work)
+        return self._session.attempt(work, progress)
 
     def worker(self) -> Session:
         """Return a session beside the run's own, for work under the run's locks; to be closed."""
-        return Session(self.database, self._retry_for, self.settings.say)
+        return Session(self.database, self._retry_for, self.settings.say, first_contact=self._retry_for)
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """Hold a named lock for some of the run, whatever becomes of its connection.
 
+        A run that had to wait for it begins there: its ``now`` is that of the clock then.
+
         Raises:
             LockHeld, Skipped: see :func:`featurectl.core.locks.lock`.
         """
-        self.attempt(lambda connection: locks.take(connection, name, self.locking))
+        if self.attempt(lambda connection: locks.take(connection, name, self.locking)):
+            self.now = self.settings.clock()
         self._held.append(name)
         try:
             yield
@@ -104,7 +118,7 @@ class Run:
     def _take_again(self, connection: Connection) -> None:
         """Take the run's locks on a connection that replaces one."""
         for name in (*([self._own_lock] if self._is_recorded else ()), *self._held):
-            locks.take(connection, name, _OLD_SESSION)
+            locks.take(connection, name, Locking(grace=GRACE))
 
     @property
     def _own_lock(self) -> str:
@@ -114,7 +128,7 @@ class Run:
     def _begin(self, connection: Connection, now: datetime) -> None:
         if not locks.has_ledger(connection):
             return  # what the run needs is missing as well, and it will say so
-        locks.take(connection, self._own_lock, _OLD_SESSION)
+        locks.take(connection, self._own_lock, Locking(grace=GRACE))
         config = self.database.config
         ledger.begin(connection, config.project, self.settings, _hash_of(self.database), now=now)
         self._is_recorded = True
@@ -123,17 +137,31 @@ class Run:
         """Write the end into the ledger, on a new connection where the run's is lost; else it is seen as killed."""
         if not self._is_recorded or self.outcome is None:
             return
-        with contextlib.suppress(FeaturectlError, psycopg.Error):
-            ledger.finish(
-                self._session.idle(),
-                self.run_id,
-                self.outcome,
-                self.steps,
-                catalog_hash=self.catalog_hash,
-                window=self.window,
-                seconds=self.seconds,
-                now=now + timedelta(seconds=self.seconds),
-            )
+        try:
+            with translated_errors():
+                self._write_end(self.outcome, now)
+        except FeaturectlError as error:
+            self.settings.say(f"the ledger does not know how this run ended, and shows it as interrupted: {error}")
+
+    def _write_end(self, outcome: Outcome, now: datetime) -> None:
+        """Write the end; twice where the connection turns out to be lost."""
+        for is_last in (False, True):
+            connection = self._session.idle()
+            try:
+                return ledger.finish(
+                    connection,
+                    self.run_id,
+                    outcome,
+                    self.steps,
+                    catalog_hash=self.catalog_hash,
+                    window=self.window,
+                    seconds=self.seconds,
+                    now=now + timedelta(seconds=self.seconds),
+                )
+            except psycopg.OperationalError:
+                if is_last:
+                    raise
+                connection.close()
 
     def _tell(self, now: datetime) -> None:
         """Tell those who watch how the run ended; that they can't be told makes it no worse."""
@@ -164,7 +192,7 @@ def open_run(database: Database, settings: RunSettings, *, now: datetime) -> Ite
     Raises:
         DatabaseUnreachable: nothing answers there, or it refuses us.
     """
-    run, began = Run(database, settings), time.monotonic()
+    run, began = Run(database, settings, now), time.monotonic()
     try:
         if settings.dry_run:
             with _rehearsal(run._session.ready()):

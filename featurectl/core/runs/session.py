@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -11,7 +12,7 @@ from psycopg.pq import TransactionStatus
 
 from featurectl.core.db import Connection, Database, translated_errors
 from featurectl.core.queries import query
-from featurectl.core.runs.retries import Retries
+from featurectl.core.runs.retries import Retries, nothing
 
 T = TypeVar("T")
 
@@ -20,7 +21,10 @@ FIRST_CONTACT = 5.0
 
 
 class Session:
-    """A connection for work that bears being done again; ``on_reconnect`` is called with each that replaces one."""
+    """A connection for work that bears being done again; ``on_reconnect`` is called with each that replaces one.
+
+    A database that was not reached before is waited for ``first_contact`` seconds, one that goes away ``retry_for``.
+    """
 
     def __init__(
         self,
@@ -28,12 +32,16 @@ class Session:
         retry_for: float,
         say: Callable[[str], None],
         on_reconnect: Callable[[Connection], None] = lambda connection: None,
+        *,
+        first_contact: float = FIRST_CONTACT,
     ) -> None:
         self.has_reconnected = False
+        # When it got the connection that it has, by the monotonic clock.
+        self.connected_at = 0.0
         self._database = database
         self._retries = Retries(retry_for, say)
         # Who has not begun loses little by being told soon, and cron begins again.
-        self._first_contact = Retries(min(retry_for, FIRST_CONTACT), say)
+        self._first_contact = Retries(min(retry_for, first_contact), say)
         self._on_reconnect = on_reconnect
         self._stack = contextlib.ExitStack()
         self._connection: Connection | None = None
@@ -43,10 +51,14 @@ class Session:
         """The connection that there is, if it is open."""
         return None if self._connection is None or self._connection.closed else self._connection
 
-    def attempt(self, work: Callable[[Connection], T]) -> T:
-        """Do work on the connection; what fails because the database is away is tried again on a new one."""
-        retries = self._first_contact if self._connection is None and not self.has_reconnected else self._retries
-        return retries.call(lambda: self._try(work))
+    def attempt(self, work: Callable[[Connection], T], progress: Callable[[], object] = nothing) -> T:
+        """Do work on the connection; what fails because the database is away is tried again on a new one.
+
+        ``progress`` is what :meth:`featurectl.core.runs.retries.Retries.call` says.
+        """
+        if self._connection is None and not self.has_reconnected:
+            self._first_contact.call(lambda: self._try(lambda connection: None))
+        return self._retries.call(lambda: self._try(work), progress)
 
     def _try(self, work: Callable[[Connection], T]) -> T:
         with translated_errors():
@@ -61,6 +73,7 @@ class Session:
             self._connection = None
             self._stack.close()
         connection = self._stack.enter_context(self._database.connect(unless_stopped=self.has_reconnected))
+        self.connected_at = time.monotonic()
         try:
             set_limits(connection, self._database)
             if self.has_reconnected:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from featurectl.core.clock import new_run_id
+from featurectl.core.clock import Clock, new_run_id, system_clock
 from featurectl.core.locks import REFUSE, Locking
 
 
@@ -21,7 +21,8 @@ class RunSettings:
 
     ``arguments`` are what it was asked for, free of secrets; ``retry_for`` is in seconds, ``None`` for what the
     configuration says; a ``dry_run`` does everything and keeps nothing of it; ``say`` is told what users should know.
-    At its end a run writes ``metrics_file`` for Prometheus, and pings ``heartbeat``, a URL, which may be a secret.
+    At its end a run writes ``metrics_file`` for Prometheus, and pings ``heartbeat``, a URL, which may be a secret. The
+    ``clock`` is asked again after a wait.
     """
 
     command: str
@@ -33,6 +34,7 @@ class RunSettings:
     say: Callable[[str], None] = _unheard
     metrics_file: Path | None = None
     heartbeat: str | None = field(default=None, repr=False)
+    clock: Clock = system_clock
 
 
 @dataclass(slots=True)
