@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -99,6 +100,15 @@ class Repo:
 
     def connect(self) -> Connection:
         return open_connection(self.url, connect_timeout=10)
+
+    def advisory_locks(self) -> int:
+        """Count the locks that are held when the sessions that ended a moment ago are gone."""
+        statement = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = "
+        statement += "(SELECT oid FROM pg_database WHERE datname = current_database())"
+        end = time.monotonic() + 5
+        while (count := int(self.rows(statement)[0][0])) and time.monotonic() < end:
+            time.sleep(0.02)
+        return count
 
     def rows(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Run a query of the test's own and return its rows."""

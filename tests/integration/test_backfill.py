@@ -212,8 +212,7 @@ def test_a_failure_of_one_job_ends_all(filled: Repo) -> None:
     done = filled.run("backfill", "--from", "2024-01-01", "--jobs", "3", env=AT)
     assert done.returncode == 2, done.stderr
     assert "atr" in done.stderr and "Traceback" not in done.stderr
-    assert filled.rows("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = "
-                       "(SELECT oid FROM pg_database WHERE datname = current_database())") == [(0,)]  # fmt: skip
+    assert filled.advisory_locks() == 0
 
 
 # --- online ----------------------------------------------------------------------------------------------------------

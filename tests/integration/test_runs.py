@@ -57,11 +57,6 @@ def newest(repo: Repo) -> ledger.Record:
     return listed(repo)[0]
 
 
-def advisory_locks(repo: Repo) -> int:
-    statement = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = "
-    return int(repo.rows(f"{statement}(SELECT oid FROM pg_database WHERE datname = current_database())")[0][0])
-
-
 # --- the ledger ------------------------------------------------------------------------------------------------------
 
 
@@ -84,7 +79,7 @@ def test_a_run_is_there_from_its_start_and_says_at_its_end_what_it_did(repo: Rep
     assert after.pid == os.getpid()
     assert after.seconds is not None and after.finished_at == NOW + timedelta(seconds=after.seconds)
     assert after.started_at == NOW
-    assert advisory_locks(repo) == 0
+    assert repo.advisory_locks() == 0
 
 
 @pytest.mark.parametrize(
@@ -108,7 +103,7 @@ def test_how_a_run_ended_is_what_it_was_ended_by(repo: Repo, error: BaseExceptio
     found = newest(repo)
     assert (found.verdict, found.exit_code) == (verdict, code)
     assert found.error is not None and (str(error) in found.error)
-    assert advisory_locks(repo) == 0
+    assert repo.advisory_locks() == 0
 
 
 def test_a_run_that_was_killed_is_interrupted_at_once_and_told_so_by_the_next(repo: Repo) -> None:
@@ -134,7 +129,7 @@ def test_a_process_that_is_killed_leaves_an_interrupted_run_and_no_lock(repo: Re
         process.kill()
         process.wait()
     deadline = time.monotonic() + 10
-    while advisory_locks(repo):
+    while repo.advisory_locks():
         assert time.monotonic() < deadline, "the server did not notice"
         time.sleep(0.05)
     found = newest(repo)
@@ -151,7 +146,7 @@ def test_a_signal_ends_a_run_in_order(repo: Repo, number: signal.Signals) -> Non
         process.send_signal(number)
         code = process.wait(timeout=20)
         # The lock is free before the table is.
-        assert (code, advisory_locks(repo)) == (130 if number == signal.SIGINT else 143, 0)
+        assert (code, repo.advisory_locks()) == (130 if number == signal.SIGINT else 143, 0)
     found = newest(repo)
     assert (found.verdict, found.exit_code) == ("interrupted", code)
     assert repo.rows("SELECT count(*) FROM features.technical_indicators") == [(0,)]
