@@ -249,22 +249,15 @@ def maintain(
 
 @dataclass(frozen=True, slots=True)
 class Backfill:
-    """What a backfill came to: its plan, what it computed by view and symbol, and what it brought online."""
+    """What a backfill came to: its plan, what it computed by view and symbol, and what it brought online.
+
+    ``failure`` says that views are not online; those left to another run are none of ours.
+    """
 
     plan: backfilling.Plan
     computed: list[backfilling.Backfilled]
     materialized: list[materializing.Materialized | materializing.Failed]
-
-    @property
-    def failure(self) -> FeaturectlError | None:
-        """What there is to be said of views that are not online; those left to another run are none of ours."""
-        failure = materializing.failure_of(self.materialized)
-        if failure is None or isinstance(failure, Skipped):
-            return None
-        window = self.plan.window
-        assert window.start and window.end
-        command = f"featurectl materialize {iso(window.start)} {iso(window.end)}"
-        return PartlyDone(f"the features are computed, and not all online: {failure}; `{command}` brings them there")
+    failure: FeaturectlError | None = None
 
 
 def backfill(
@@ -292,15 +285,28 @@ def backfill(
         catalog = run.attempt(lambda connection: find(database, connection))
         run.catalog_hash = catalog.content_hash
         number, plan = _plan_to_do(run, catalog, plan, resume)
-        run.window = plan.window
         config = database.config
         setting = backfilling.Setting(config.root, config.warmup_bars, lifetimes(config, catalog))
-        computed = backfilling.backfill(run, catalog, plan, setting, number=number, workers=workers, on_chunk=progress)
+        plan, computed = backfilling.backfill(
+            run, catalog, plan, setting, number=number, workers=workers, on_chunk=progress
+        )
         names = [view.name for view in backfilling.views_of_plan(catalog, plan) if view.online_table and online]
         shown = materialize_in(run, names, plan.window, now=run.now, force=force, find=find) if names else []
-        done = Backfill(plan, computed, shown)
-        run.failure = done.failure
-        return done
+        run.failure = _not_online(shown, plan.window, force, run.settings.dry_run)
+        return Backfill(plan, computed, shown, run.failure)
+
+
+def _not_online(
+    results: Sequence[materializing.Materialized | materializing.Failed], window: Window, force: bool, dry_run: bool
+) -> FeaturectlError | None:
+    """Return what there is to be said where features are computed and not online."""
+    failure = materializing.failure_of(results)
+    if failure is None or isinstance(failure, Skipped) or dry_run:
+        return None if isinstance(failure, Skipped) else failure
+    assert window.start and window.end
+    views = ",".join(one.view for one in results if isinstance(one, materializing.Failed))
+    words = f"featurectl materialize {iso(window.start)} {iso(window.end)} --view {views}{' --force' if force else ''}"
+    return PartlyDone(f"the features are computed, and not all online: {failure}; `{words}` brings them there")
 
 
 def _plan_to_do(
@@ -319,7 +325,4 @@ def _plan_to_do(
         assert wanted
         run.settings.say("there is no unfinished backfill of this window, these views and functions; it begins anew")
         return None, wanted
-    number, plan = found
-    if backfilling.with_functions(catalog, plan, root) != plan:
-        raise UsageError(f"backfill {number} was begun with other functions than there are now; begin it anew")
-    return number, plan
+    return found

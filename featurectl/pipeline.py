@@ -73,7 +73,8 @@ def run_pipeline(
     """
     lock = name_of_repository(database.config.project)
     with open_run(database, settings, now=settings.clock()) as run, run.lock(lock):
-        work = _Work(run, pipeline, settings.clock(), find, progress)
+        run.now = settings.clock()  # files that have come since are those of this run
+        work = _Work(run, pipeline, run.now, find, progress)
         for step in pipeline.steps:
             work.take(step)
         work.done.failure = run.failure = failure_of(work.done)

@@ -121,7 +121,8 @@ def _plan(
         raise UsageError(f"--chunk {chunk} is no time at all; write at least 1m")
     if length > _LONGEST:
         raise UsageError(f"--chunk {chunk} is longer than any window; write at most {_LONGEST.days}d")
-    return Plan(Window(window.start, window.end or now).checked(), length, views, symbols, timeframes)
+    Window(window.start, window.end or now).checked()
+    return Plan(window, length, views, symbols, timeframes)
 
 
 def _report(done: jobs.Backfill, dry_run: bool) -> output.Report:

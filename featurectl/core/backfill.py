@@ -38,7 +38,8 @@ MOST_CHUNKS = 100_000
 class Plan:
     """What a backfill is to compute: views (none is all), symbols and timeframes of a window, in chunks of event time.
 
-    ``functions`` are the hashes of the views' functions: chunks of others would not fit together.
+    A window without an end ends when the backfill begins. ``functions`` are the hashes of the views' functions: chunks
+    of others would not fit together.
     """
 
     window: Window
@@ -63,6 +64,11 @@ class Plan:
             return [self.window]
         firsts = [start + self.chunk * place for place in range(count)]
         return [Window(first, min(first + self.chunk - _SMALLEST, end)) for first in firsts]
+
+    def means(self, other: Plan) -> bool:
+        """Tell whether another plan is the same; where this one has no end, whenever that ends."""
+        end = self.window.end or other.window.end
+        return replace(self, window=Window(self.window.start, end)) == other
 
     def document(self) -> dict[str, Any]:
         """Return it as JSON can hold it; equal plans have equal documents."""
@@ -157,7 +163,7 @@ def find_unfinished(connection: Connection, project: str, wanted: Plan | None) -
     """Return the newest backfill that was not finished: one of this plan, or any."""
     rows = connection.execute(query("backfill", "unfinished_backfills"), {"project": project})
     plans = ((number, plan_of(document)) for number, document in rows)
-    return next(((number, plan) for number, plan in plans if wanted is None or plan == wanted), None)
+    return next(((number, plan) for number, plan in plans if wanted is None or wanted.means(plan)), None)
 
 
 def backfill(
@@ -169,28 +175,35 @@ def backfill(
     number: int | None = None,
     workers: int = 1,
     on_chunk: Callable[[int, int, str], None] = lambda done, total, label: None,
-) -> list[Backfilled]:
+) -> tuple[Plan, list[Backfilled]]:
     """Compute all chunks of a plan, or those that backfill ``number``, which is resumed, has left.
+
+    Returns the plan as it was done, and what came of it.
 
     Raises:
         NotFound: a view, symbol or timeframe is unknown.
-        UsageError: there are too many chunks.
+        UsageError: there are too many chunks; one that is resumed was begun with other functions.
         LockHeld, Skipped: another run computes one of the views.
         DefinitionError: a function is missing or fails.
     """
     views = views_of_plan(catalog, plan)
-    plan.chunks()
     with ExitStack() as stack:
         for name in sorted({name_of_computation(view.source_table or "") for view in views}):
             stack.enter_context(run.lock(name))
         now = run.now
+        asked = replace(plan, window=Window(plan.window.start, plan.window.end or now))
+        plan = with_functions(catalog, asked, setting.root)
+        if number is not None and plan != asked:
+            raise UsageError(f"backfill {number} was begun with other functions than there are now; begin it anew")
+        plan.chunks()
+        run.window = plan.window
         if number is None:
             number = run.attempt(lambda connection: _begin(connection, catalog.project, plan, now))
         whole = number
         series = run.attempt(lambda connection: list(_series(connection, views, plan, setting, whole, now)))
         results = _Work(run, whole, series, on_chunk).done(1 if run.settings.dry_run else workers)
         run.attempt(lambda connection: _finish(connection, whole, now))
-    return results
+    return plan, results
 
 
 def _begin(connection: Connection, project: str, plan: Plan, now: datetime) -> int:

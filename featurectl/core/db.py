@@ -217,10 +217,15 @@ def translate(error: psycopg.Error) -> FeaturectlError:
 
 
 def is_lost(error: psycopg.Error) -> bool:
-    """Tell whether a connection was lost, or not to be had; those errors have no class of SQL states but 08 and 57."""
+    """Tell whether a connection was lost, or not to be had; those errors have no class of SQL states but 08 and 57.
+
+    And those of a session that the server ended, because it was in a transaction for too long.
+    """
     if isinstance(error, pg.QueryCanceled):
         return False
     state = error.sqlstate or ""
+    if state in ("25P03", "25P04"):
+        return True
     return isinstance(error, psycopg.OperationalError) and (not state or state[:2] in ("08", "57") or state == "53300")
 
 

@@ -10,6 +10,7 @@ from psycopg import sql
 
 from featurectl.core import sources, tags
 from featurectl.core.catalog import Catalog, View
+from featurectl.core.compute.spans import merged, within
 from featurectl.core.db import Connection, translated_errors
 from featurectl.core.entity import MARKET, TIMEFRAMES, EntityId
 from featurectl.core.gaps import ANY_TIMEFRAME, Declaration, declarations_if_any
@@ -18,7 +19,7 @@ from featurectl.core.queries import query
 from featurectl.core.runs.retries import is_transient
 from featurectl.core.schema import columns_of, table_identifier
 from featurectl.core.sources import column, conjunction, key_walk
-from featurectl.core.times import EPOCH
+from featurectl.core.times import EPOCH, microseconds
 from featurectl.errors import FeaturectlError, Interrupted, NotFound, PartlyDone, SchemaMissing
 
 # Views of these have rows at instants of their own; those of candles have one a bar.
@@ -334,22 +335,21 @@ def _lag(
 ) -> timedelta | None:
     """Return how far the online row is behind the last that is due; nothing where there is none.
 
-    Rows are ``shift`` later than what they are of, which may be absent: a bar's are from its close.
+    What is known absent is not due. Rows are ``shift`` later than what they are of: a bar's are from its close.
     """
     if clock.online is None:
         return None
-    due = now if step is None else _last_due(clock, step, now)
-    for one in sorted(absent, key=lambda one: one.first, reverse=True):
-        if one.first <= due - shift <= one.last:
-            before = one.first + shift - _SMALLEST
-            due = before if step is None else _last_due(clock, step, before)
-    return max(due - clock.online, timedelta(0))
-
-
-def _last_due(clock: EntityClock, step: timedelta, now: datetime) -> datetime:
-    """Return the last instant, not after ``now``, at which a row is due; a series says itself where its grid lies."""
-    anchor = clock.computed or clock.online or clock.source or now
-    return anchor + (now - anchor) // step * step
+    # A series says itself where its grid lies. Instants are numbers of steps, or microseconds where rows have no grid.
+    anchor = microseconds(clock.computed or clock.online)
+    length, late = (step or _SMALLEST) // _SMALLEST, shift // _SMALLEST
+    first, last = (microseconds(clock.online) - anchor) // length + 1, (microseconds(now) - anchor) // length
+    spans = (
+        (-((anchor - microseconds(one.first) - late) // length), (microseconds(one.last) + late - anchor) // length)
+        for one in absent
+    )
+    missing = within(merged((low, high) for low, high in spans if low <= high), first, last)
+    due = last - first + 1 - sum(high - low + 1 for low, high in missing)
+    return (step or _SMALLEST) * max(due, 0)
 
 
 def _absent(view: View, clock: EntityClock, declared: Iterable[Declaration]) -> list[Declaration]:

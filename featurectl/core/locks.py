@@ -127,7 +127,8 @@ def _wait(connection: Connection, name: str, seconds: float) -> bool:
     No other limit of the session's ends it.
     """
     before = connection.execute(query("locks", "show_limits")).fetchone()
-    limits = {"lock": f"{min(round(seconds * 1000), _LONGEST_WAIT)}ms", "statement": "0"}
+    milliseconds = max(1, min(round(seconds * 1000), _LONGEST_WAIT)) if seconds else 0  # 0 is no limit
+    limits = {"lock": f"{milliseconds}ms", "statement": "0"}
     connection.execute(query("locks", "set_limits"), limits)
     try:
         connection.execute(query("locks", "wait_for_lock"), _key(name))

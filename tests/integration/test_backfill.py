@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import pytest
 
 from featurectl import jobs
-from featurectl.core.backfill import Plan, plan_of
+from featurectl.core import locks
+from featurectl.core.backfill import Plan, plan_of, with_functions
+from featurectl.core.catalog import read_catalog
 from featurectl.core.compute import Request
+from featurectl.core.locks import IfLocked, Locking
 from featurectl.core.runs import RunSettings, ledger, open_run
 from featurectl.core.synthetic import write_market
 from featurectl.core.times import Window
@@ -204,6 +208,37 @@ def test_a_backfill_is_not_resumed_with_other_functions(filled: Repo) -> None:
     assert sum(one.resumed for one in anew.computed) == 0
 
 
+def test_a_window_without_an_end_ends_when_the_backfill_begins(filled: Repo) -> None:
+    open_end = Plan(Window(datetime(2023, 1, 1, tzinfo=UTC), None), timedelta(days=200))
+    later = NOW + timedelta(minutes=7)
+    waits = RunSettings("backfill", retry_for=2, locking=Locking(IfLocked.WAIT, 20), clock=lambda: later)
+    path = filled.root / "feature_repo" / "indicators.py"
+    with filled.connect() as holder:
+        locks.take(holder, "compute features.technical_indicators")
+
+        def release() -> None:
+            path.write_text(path.read_text().replace("def atr(", "def atr(close):\n    return close\n\n\ndef _atr(", 1))
+            holder.close()
+
+        threading.Timer(0.7, release).start()
+        done = jobs.backfill(filled.database, open_end, now=NOW, settings=waits, online=False)
+    assert done.plan.window.end == later
+    with filled.connect() as connection:
+        catalog = read_catalog(connection, "market")
+    assert with_functions(catalog, done.plan, filled.root) == done.plan, "those that it was done with"
+    again = jobs.compute(filled.database, Request(), now=later)
+    assert sum(one.stale for one in again if one.view.startswith("technical")) == 0, "and it was a whole one"
+
+
+def test_a_backfill_to_now_is_resumed_to_where_it_went(filled: Repo) -> None:
+    open_end = Plan(Window(datetime(2024, 4, 1, tzinfo=UTC), None), timedelta(days=10))
+    interrupted(filled, open_end, 4)
+    later = NOW + timedelta(hours=1)
+    done = jobs.backfill(filled.database, open_end, now=later, resume=True, online=False)
+    assert done.plan.window.end == NOW
+    assert sum(one.resumed for one in done.computed) == 4
+
+
 def test_a_failure_of_one_job_ends_all(filled: Repo) -> None:
     path = filled.root / "feature_repo" / "indicators.py"
     path.write_text(
@@ -242,13 +277,15 @@ def test_features_that_are_computed_and_not_online_are_told_of(filled: Repo) -> 
     with open_run(filled.database, RunSettings("materialize"), now=NOW) as run, run.lock(lock):
         done = filled.call(*words, env=AT)
         left = filled.call(*words, "--if-locked", "skip", env=AT)
+        forced = filled.call(*words, "--force", env=AT)
     assert done.returncode == 5
     assert "the features are computed, and not all online: materialize market.tech" in done.stderr
-    assert "`featurectl materialize 2024-04-20T00:00:00Z 2024-04-28T00:00:00Z` brings them there" in done.stderr
+    command = "featurectl materialize 2024-04-20T00:00:00Z 2024-04-28T00:00:00Z --view technical_indicators_view"
+    assert f"`{command}` brings them there" in done.stderr and f"`{command} --force` brings" in forced.stderr
     assert left.returncode == 0 and "technical_indicators_view left out: materialize market.tech" in left.stderr
     with filled.connect() as connection:
         verdicts = [one.verdict for one in ledger.list_runs(connection, "market", command="backfill")]
-    assert verdicts == ["done", "partly done"]
+    assert verdicts == ["partly done", "done", "partly done"]
     assert filled.rows("SELECT count(*) FROM featurectl.backfills WHERE finished_at IS NULL") == [(0,)]
 
 

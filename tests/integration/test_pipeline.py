@@ -549,6 +549,26 @@ def test_a_run_that_waited_takes_what_came_meanwhile(
     assert files(repo) == ["done/trades/BTCUSDT.csv"]
 
 
+def test_a_dry_run_whose_session_is_ended_keeps_nothing(
+    repo: Repo, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(repo, "BTCUSDT_1h.csv", candles())
+    command("run", code=0)
+    put(repo, "ETHUSDT_1h.csv", candles())
+    before, ingest = everything(repo), inbox.ingest_file
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(1.5)
+        return ingest(*arguments)
+
+    monkeypatch.setenv("FEATURECTL_WRITE_TIMEOUT", "1")
+    with monkeypatch.context() as patch:
+        patch.setattr(inbox, "ingest_file", slow)
+        done = command("run", "--dry-run", code=3)
+    assert "idle-in-transaction timeout" in done.err or "ended this session" in done.err
+    assert everything(repo) == before
+
+
 def test_the_check_tells_of_a_view_that_can_not_be_looked_at(repo: Repo, command: Command) -> None:
     put(repo, "BTCUSDT_1h.csv", candles())
     command("run", code=0)

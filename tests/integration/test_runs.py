@@ -23,7 +23,7 @@ from featurectl.core.compute import Request
 from featurectl.core.db import Connection, translate
 from featurectl.core.locks import IfLocked, Locking
 from featurectl.core.runs import RunSettings, Session, Step, ledger, open_run
-from featurectl.core.runs.retries import Retries, is_transient
+from featurectl.core.runs.retries import LONG_TRIES, Retries, is_transient
 from featurectl.errors import (
     DatabaseUnreachable,
     Findings,
@@ -324,6 +324,25 @@ def test_a_wait_for_a_lock_is_as_long_as_it_was_said_to_be(repo: Repo) -> None:
     assert done.returncode == 4 and "for longer than 2 s" in done.stderr
 
 
+def test_a_wait_is_never_without_an_end_by_rounding(repo: Repo) -> None:
+    with repo.connect() as holder, repo.connect() as other, locks.lock(holder, "maintain"):
+        other.execute(b"SET statement_timeout = '5s'")
+        began = time.monotonic()
+        with pytest.raises(LockHeld):
+            locks.take(other, "maintain", Locking(grace=0.0004))
+        assert time.monotonic() - began < 3
+
+
+def test_a_wait_in_vain_takes_its_time_as_well(repo: Repo) -> None:
+    later = NOW + timedelta(hours=1)
+    waits = settings(locking=Locking(IfLocked.WAIT, 0.2), clock=lambda: later)
+    with repo.connect() as holder, open_run(repo.database, waits, now=NOW) as run:
+        locks.take(holder, "run market")
+        with pytest.raises(LockHeld), run.lock("run market"):
+            pass
+        assert run.now == later, "which metrics are as of"
+
+
 def test_a_dry_run_waits_for_no_lock(repo: Repo) -> None:
     refused = repo.run("compute", "--dry-run", "--if-locked", "wait")
     assert refused.returncode == 2 and "--dry-run and --if-locked wait contradict each other" in refused.stderr
@@ -491,7 +510,19 @@ def test_work_that_takes_longer_than_the_deadline_is_not_tried_for_ever() -> Non
 
     with pytest.raises(DatabaseUnreachable):
         Retries(0.3, lambda text: None).call(work)
-    assert tries == 2, "and once more after the first time, which says nothing of the next"
+    assert tries == LONG_TRIES + 1
+
+
+def test_work_that_went_well_for_long_may_fail_again() -> None:
+    seconds = iter([0.0, 0.4, 0.4])
+
+    def work() -> str:
+        if (pause := next(seconds, None)) is None:
+            return "done"
+        time.sleep(pause)
+        raise DatabaseUnreachable("gone")
+
+    assert Retries(0.3, lambda text: None).call(work) == "done"
 
 
 def test_the_deadline_counts_anew_when_work_gets_further() -> None:
@@ -538,6 +569,20 @@ def test_an_end_is_recorded_though_the_connection_was_lost_unnoticed(repo: Repo)
         run.attempt(lambda connection: connection.execute(b"SELECT 1"))
         end_sessions(repo)
     assert (newest(repo).verdict, newest(repo).exit_code, said) == ("done", 0, [])
+
+
+def test_an_end_is_recorded_by_a_server_that_is_back_in_a_moment(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish, failures = ledger.finish, iter([pg.AdminShutdown("ended"), pg.CannotConnectNow("starting up")] * 2)
+
+    def late(*arguments: Any, **named: Any) -> None:
+        if error := next(failures, None):
+            raise error
+        finish(*arguments, **named)
+
+    monkeypatch.setattr(ledger, "finish", late)
+    with open_run(repo.database, settings(), now=NOW):
+        pass
+    assert newest(repo).verdict == "done"
 
 
 def test_an_end_that_can_not_be_recorded_is_told_of(repo: Repo) -> None:

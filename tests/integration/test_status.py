@@ -416,12 +416,14 @@ def test_what_is_known_absent_is_not_due(market: Market) -> None:
     assert lag() == 4
     declare(market.connection, ["A"], at("04T05:00"), at("04T08:59"), "outage", now=NOW)
     assert lag() == 0
-    assert lag(at("04T11:00")) == 6, "the bar that opened at 10 is due"
+    assert lag(at("04T11:00")) == 1, "the bar that opened at 10 is due, and those before it are not"
     declare(market.connection, ["*_1h"], at("04T10:00"), FOREVER, "nothing is traded any more", now=NOW)
     assert lag(at("04T11:00")) == 0
     assert lag(datetime(2999, 1, 1, tzinfo=UTC)) == 0
     withdraw(market.connection, ["*_1h"], at("04T10:00"), FOREVER)
-    assert lag(at("04T11:00")) == 6
+    assert lag(at("04T11:00")) == 1
+    declare(market.connection, ["*"], datetime(1, 1, 1, tzinfo=UTC), FOREVER, "nothing at all", now=NOW)
+    assert lag(at("04T11:00")) == 0
 
 
 def test_a_symbol_that_is_traded_no_more_lags_in_no_view(market: Market) -> None:
@@ -635,9 +637,12 @@ def model(world: World) -> dict[tuple[str, str], Freshness]:
                     due = computed.get(key, online[key])
                     while due + step <= world.now:
                         due += step
-                    while due > world.now or is_absent(world, view, key, due, step):
+                    while due > world.now:
                         due -= step
-                    lags[key] = max(due - online[key], timedelta(0))
+                    lags[key] = timedelta(0)
+                    while due > online[key]:
+                        lags[key] += step if not is_absent(world, view, key, due, step) else timedelta(0)
+                        due -= step
             served = [online[key] for key in group if key in online and timedelta(0) <= world.now - online[key] <= ttl]
             behind = 0
             for key in group:

@@ -18,6 +18,8 @@ T = TypeVar("T")
 # Seconds between two looks at whether the work was called off.
 _PAUSE = 0.2
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
+# How often work that took longer than the deadline may fail without having got further.
+LONG_TRIES = 3
 _CONFLICTS = (pg.DeadlockDetected, pg.SerializationFailure)
 
 
@@ -45,7 +47,10 @@ def nothing() -> object:
 
 
 class Retries:
-    """Tries again for so many seconds, counted from the first failure since work last made progress."""
+    """Tries again for so many seconds, counted from the first failure since work last made progress.
+
+    Work in one piece that went well for longer than that may fail once more, but not for ever.
+    """
 
     def __init__(self, seconds: float, say: Callable[[str], None]) -> None:
         self._seconds = seconds
@@ -59,13 +64,21 @@ class Retries:
         from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential  # 0.05 s
 
         deadline: float | None = None
-        done = progress()
+        done, long_tries, began = progress(), LONG_TRIES, 0.0
         backoff = wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT)
 
+        def before(_: RetryCallState) -> None:
+            nonlocal began
+            began = time.monotonic()
+
         def note(_: RetryCallState) -> None:
-            nonlocal deadline, done
-            if (now_done := progress()) != done or deadline is None:
-                deadline, done = time.monotonic() + self._seconds, now_done
+            nonlocal deadline, done, long_tries
+            now = time.monotonic()
+            if (now_done := progress()) != done:
+                deadline, done, long_tries = None, now_done, LONG_TRIES
+            elif now - began > self._seconds and long_tries:
+                deadline, long_tries = None, long_tries - 1
+            deadline = deadline or now + self._seconds
 
         def left() -> float:
             return (deadline or 0.0) - time.monotonic()
@@ -77,6 +90,7 @@ class Retries:
 
         retrying = Retrying(
             retry=retry_if_exception(is_transient),
+            before=before,
             after=note,
             wait=lambda state: max(0.0, min(backoff(state), left())),
             stop=lambda state: left() <= 0,

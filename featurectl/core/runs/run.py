@@ -17,14 +17,23 @@ from psycopg import IsolationLevel
 from featurectl.core import locks
 from featurectl.core.config import FILE_NAME
 from featurectl.core.db import Connection, Database, translated_errors
-from featurectl.core.locks import Locking
+from featurectl.core.locks import IfLocked, Locking
 from featurectl.core.runs import heartbeat, ledger
 from featurectl.core.runs.ledger import INTERRUPTED, Outcome
-from featurectl.core.runs.retries import nothing
-from featurectl.core.runs.session import Session
+from featurectl.core.runs.retries import Retries, nothing
+from featurectl.core.runs.session import FIRST_CONTACT, Session
 from featurectl.core.runs.settings import RunSettings, Step
 from featurectl.core.times import ALWAYS, Window
-from featurectl.errors import FeaturectlError, Findings, Interrupted, PartlyDone, Skipped, encodable
+from featurectl.errors import (
+    DatabaseUnreachable,
+    FeaturectlError,
+    Findings,
+    Interrupted,
+    LockHeld,
+    PartlyDone,
+    Skipped,
+    encodable,
+)
 
 T = TypeVar("T")
 
@@ -63,7 +72,9 @@ class Run:
         self._is_recorded = False
         limit = database.config.retry_for if settings.retry_for is None else settings.retry_for
         self._retry_for = 0 if settings.dry_run else limit
-        self._session = Session(database, self._retry_for, settings.say, self._take_again)
+        self._session = Session(
+            database, self._retry_for, settings.say, self._take_again, reconnects=not settings.dry_run
+        )
 
     @property
     def run_id(self) -> str:
@@ -105,8 +116,14 @@ class Run:
         Raises:
             LockHeld, Skipped: see :func:`featurectl.core.locks.lock`.
         """
-        if self.attempt(lambda connection: locks.take(connection, name, self.locking)):
-            self.now = self.settings.clock()
+        has_waited = False
+        try:
+            has_waited = self.attempt(lambda connection: locks.take(connection, name, self.locking))
+        except LockHeld:
+            has_waited = self.locking.policy is IfLocked.WAIT
+            raise
+        finally:
+            self.now = self.settings.clock() if has_waited else self.now
         self._held.append(name)
         try:
             yield
@@ -137,40 +154,43 @@ class Run:
         """Write the end into the ledger, on a new connection where the run's is lost; else it is seen as killed."""
         if not self._is_recorded or self.outcome is None:
             return
+        outcome = self.outcome
+        # Where the run ended because the database is away, it is not waited for once more.
+        patience = 0.0 if outcome.exit_code == DatabaseUnreachable.exit_code else min(self._retry_for, FIRST_CONTACT)
         try:
-            with translated_errors():
-                self._write_end(self.outcome, now)
+            Retries(patience, lambda reason: None).call(lambda: self._write_end(outcome, now))
         except FeaturectlError as error:
             self.settings.say(f"the ledger does not know how this run ended, and shows it as interrupted: {error}")
 
     def _write_end(self, outcome: Outcome, now: datetime) -> None:
         """Write the end; twice where the connection turns out to be lost."""
         for is_last in (False, True):
-            connection = self._session.idle()
-            try:
-                return ledger.finish(
-                    connection,
-                    self.run_id,
-                    outcome,
-                    self.steps,
-                    catalog_hash=self.catalog_hash,
-                    window=self.window,
-                    seconds=self.seconds,
-                    now=now + timedelta(seconds=self.seconds),
-                )
-            except psycopg.OperationalError:
-                if is_last:
-                    raise
-                connection.close()
+            with translated_errors():
+                connection = self._session.idle()
+                try:
+                    return ledger.finish(
+                        connection,
+                        self.run_id,
+                        outcome,
+                        self.steps,
+                        catalog_hash=self.catalog_hash,
+                        window=self.window,
+                        seconds=self.seconds,
+                        now=now + timedelta(seconds=self.seconds),
+                    )
+                except psycopg.OperationalError:
+                    if is_last:
+                        raise
+                    connection.close()
 
-    def _tell(self, now: datetime) -> None:
+    def _tell(self) -> None:
         """Tell those who watch how the run ended; that they can't be told makes it no worse."""
         if self.settings.dry_run or self.outcome is None or self.outcome.verdict == "skipped":
             return  # of a run that was left to another one that tells
         if self.settings.metrics_file:
             from featurectl.core.runs.metrics import write_metrics  # 0.1 s, and only where somebody looks
 
-            write_metrics(self, self.settings.metrics_file, self.outcome, now=now)
+            write_metrics(self, self.settings.metrics_file, self.outcome, now=self.now)
         if self.settings.heartbeat:
             heartbeat.ping(self.settings.heartbeat, self.outcome.exit_code, self.settings.say)
 
@@ -208,7 +228,7 @@ def open_run(database: Database, settings: RunSettings, *, now: datetime) -> Ite
         run.seconds = time.monotonic() - began
         try:
             run._finish(now)
-            run._tell(now)
+            run._tell()
         finally:
             run._session.close()
 

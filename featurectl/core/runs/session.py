@@ -13,6 +13,7 @@ from psycopg.pq import TransactionStatus
 from featurectl.core.db import Connection, Database, translated_errors
 from featurectl.core.queries import query
 from featurectl.core.runs.retries import Retries, nothing
+from featurectl.errors import DatabaseUnreachable
 
 T = TypeVar("T")
 
@@ -24,6 +25,7 @@ class Session:
     """A connection for work that bears being done again; ``on_reconnect`` is called with each that replaces one.
 
     A database that was not reached before is waited for ``first_contact`` seconds, one that goes away ``retry_for``.
+    One that is not to reconnect ends with its first connection, and the transaction in it.
     """
 
     def __init__(
@@ -34,7 +36,9 @@ class Session:
         on_reconnect: Callable[[Connection], None] = lambda connection: None,
         *,
         first_contact: float = FIRST_CONTACT,
+        reconnects: bool = True,
     ) -> None:
+        self._reconnects = reconnects
         self.has_reconnected = False
         # When it got the connection that it has, by the monotonic clock.
         self.connected_at = 0.0
@@ -69,6 +73,8 @@ class Session:
         if self.current is not None:
             return self.current
         if self._connection is not None:
+            if not self._reconnects:
+                raise DatabaseUnreachable("the database ended this session, and nothing was kept; run it again")
             self.has_reconnected = True
             self._connection = None
             self._stack.close()
