@@ -52,11 +52,10 @@ def pytest_report_header() -> str:
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give every test the same environment, whatever the shell has."""
-    if request.path.parent.name == "acceptance" or request.path.stem == "test_interop":
-        # They start hundreds of processes, of commands that other tests measure; coverage would cost them minutes.
-        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+    # Tests start thousands of processes, of code that others run in their own; to measure them all would take minutes.
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
     for name in [name for name in os.environ if name.startswith(("FEATURECTL_", "PG"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NO_COLOR", "1")
@@ -64,9 +63,3 @@ def _clean_environment(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
     monkeypatch.setenv("FEAST_USAGE", "False")
     # Tests that have a database go away, and come back, say how long it is to be waited for.
     monkeypatch.setenv("FEATURECTL_RETRY_FOR", "0")
-
-
-@pytest.fixture
-def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the processes that a test starts load nothing for the sake of coverage."""
-    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)

@@ -13,8 +13,6 @@ from featurectl import __version__
 from tests.fix_repository import SCRIPT, Repo
 from tests.integration.test_first_path import candles
 
-pytestmark = pytest.mark.usefixtures("unmeasured")
-
 HEAVY = ("feast", "pandas", "numpy", "pyarrow", "rich")
 OTHERS_WORK = (
     "adbc_driver_manager",

