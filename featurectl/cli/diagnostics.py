@@ -50,6 +50,8 @@ class _Invocation:
     words: Sequence[str] = ()
     run_id: str = field(default_factory=new_run_id)
     format: LogFormat = LogFormat.TEXT
+    # What it was warned of, and is not warned of again.
+    warned: set[str] = field(default_factory=set)
     # What is undone at its end, or when the format changes.
     others: ExitStack = field(default_factory=ExitStack)
 
@@ -146,6 +148,13 @@ def note(text: str) -> None:
 
 def warn(text: str) -> None:
     _write(text, "warning")
+
+
+def warn_once(text: str) -> None:
+    """Warn of what several steps of a command line come upon."""
+    if text not in _invocation.warned:
+        _invocation.warned.add(text)
+        warn(text)
 
 
 def error(text: str) -> None:

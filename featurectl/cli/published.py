@@ -16,7 +16,7 @@ def published_catalog(database: Database, connection: Connection, *, writes: boo
     """
     catalog = published.published_catalog(database, connection, writes=writes, on_publish=_tell)
     for note in published.notes_on(catalog, database, connection):
-        diagnostics.warn(note)
+        diagnostics.warn_once(note)
     return catalog
 
 

@@ -21,6 +21,7 @@ from featurectl.core.db import Connection, open_database
 from featurectl.core.protobuf import definition_hash
 from featurectl.core.registry_age import registry_note
 from featurectl.manager import FeastFeatureStoreManager
+from tests.fix_command import Command
 from tests.fix_repository import Repo
 
 NOW = datetime(2024, 5, 1, tzinfo=UTC)
@@ -78,6 +79,13 @@ def test_what_apply_published_is_what_the_registry_holds(repo: Repo) -> None:
         assert published(connection).registry_stamp == stamp(repo)
     kinds = [name.rpartition(" ")[0] for name in objects(repo)]
     assert {kind: kinds.count(kind) for kind in kinds} == {"entity": 4, "view": 4, "service": 4}
+
+
+def test_a_run_of_several_steps_says_so_once(repo: Repo, command: Command) -> None:
+    with repo.connect() as connection:
+        connection.execute(appended(TTL_OF_90_SECONDS))
+    for _ in range(2):
+        assert command("run", code=0).err.count("Feast's registry has changed since the catalog was published") == 1
 
 
 @pytest.mark.parametrize(

@@ -525,6 +525,23 @@ def test_work_that_went_well_for_long_may_fail_again() -> None:
     assert Retries(0.3, lambda text: None).call(work) == "done"
 
 
+def test_a_server_that_does_not_answer_is_not_waited_for_several_times(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
+
+    def silent(*arguments: Any, **named: Any) -> None:
+        nonlocal tries
+        tries += 1
+        time.sleep(0.3)
+        raise DatabaseUnreachable("timeout expired")
+
+    monkeypatch.setattr("featurectl.core.db.Database.connect", silent)
+    with pytest.raises(DatabaseUnreachable):
+        Session(repo.database, 60, lambda text: None, first_contact=0.2).attempt(lambda connection: None)
+    assert tries == 2
+
+
 def test_the_deadline_counts_anew_when_work_gets_further() -> None:
     done: list[int] = []
 

@@ -49,12 +49,13 @@ def nothing() -> object:
 class Retries:
     """Tries again for so many seconds, counted from the first failure since work last made progress.
 
-    Work in one piece that went well for longer than that may fail once more, but not for ever.
+    Work in one piece that went well for longer than that may fail ``long_tries`` times more.
     """
 
-    def __init__(self, seconds: float, say: Callable[[str], None]) -> None:
+    def __init__(self, seconds: float, say: Callable[[str], None], *, long_tries: int = LONG_TRIES) -> None:
         self._seconds = seconds
         self._say = say
+        self._long_tries = long_tries
 
     def call(self, work: Callable[[], T], progress: Callable[[], object] = nothing) -> T:
         """Return what work returns; what is transient is tried again, what it fails with at last is raised.
@@ -64,7 +65,7 @@ class Retries:
         from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential  # 0.05 s
 
         deadline: float | None = None
-        done, long_tries, began = progress(), LONG_TRIES, 0.0
+        done, long_tries, began = progress(), self._long_tries, 0.0
         backoff = wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT)
 
         def before(_: RetryCallState) -> None:
@@ -75,7 +76,7 @@ class Retries:
             nonlocal deadline, done, long_tries
             now = time.monotonic()
             if (now_done := progress()) != done:
-                deadline, done, long_tries = None, now_done, LONG_TRIES
+                deadline, done, long_tries = None, now_done, self._long_tries
             elif now - began > self._seconds and long_tries:
                 deadline, long_tries = None, long_tries - 1
             deadline = deadline or now + self._seconds

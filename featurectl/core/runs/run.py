@@ -158,7 +158,7 @@ class Run:
         # Where the run ended because the database is away, it is not waited for once more.
         patience = 0.0 if outcome.exit_code == DatabaseUnreachable.exit_code else min(self._retry_for, FIRST_CONTACT)
         try:
-            Retries(patience, lambda reason: None).call(lambda: self._write_end(outcome, now))
+            Retries(patience, lambda reason: None, long_tries=0).call(lambda: self._write_end(outcome, now))
         except FeaturectlError as error:
             self.settings.say(f"the ledger does not know how this run ended, and shows it as interrupted: {error}")
 

@@ -45,7 +45,8 @@ class Session:
         self._database = database
         self._retries = Retries(retry_for, say)
         # Who has not begun loses little by being told soon, and cron begins again.
-        self._first_contact = Retries(min(retry_for, first_contact), say)
+        # To wait for an answer is no work that went well for long.
+        self._first_contact = Retries(min(retry_for, first_contact), say, long_tries=0)
         self._on_reconnect = on_reconnect
         self._stack = contextlib.ExitStack()
         self._connection: Connection | None = None
