@@ -535,8 +535,11 @@ def draw(chance: random.Random) -> World:
     declared = set()
     for _ in range(chance.choice([0, 0, 3, 12])):
         names = chance.choice([*symbols, "*"]), chance.choice([*LENGTHS, "*"])
-        first = now + chance.randint(-400, 20) * chance.choice([MINUTE, 15 * MINUTE, HOUR])
-        declared.add((*names, first, chance.choice([FOREVER, first + chance.randint(0, 300) * MINUTE])))
+        unit = chance.choice([MINUTE, 15 * MINUTE, HOUR, DAY])
+        first = now + chance.randint(-12, 2) * unit
+        declared.add(
+            (*names, first, chance.choice([FOREVER, *(first + chance.randint(0, 4) * unit for _ in range(4))]))
+        )
     return World(now, bars, ticks, scores, features, online, looked_at, declared)
 
 
