@@ -301,8 +301,10 @@ def _not_online(
 ) -> FeaturectlError | None:
     """Return what there is to be said where features are computed and not online."""
     failure = materializing.failure_of(results)
-    if failure is None or isinstance(failure, Skipped) or dry_run:
-        return None if isinstance(failure, Skipped) else failure
+    if isinstance(failure, Skipped):
+        return None
+    if failure is None or dry_run:
+        return failure
     assert window.start and window.end
     views = ",".join(one.view for one in results if isinstance(one, materializing.Failed))
     words = f"featurectl materialize {iso(window.start)} {iso(window.end)} --view {views}{' --force' if force else ''}"

@@ -76,8 +76,9 @@ class Repo:
             contextlib.redirect_stderr(err),
         ):
             code = run(list(map(str, words)))
-            texts = [stream.buffer.getvalue().decode() for stream in (out, err) if stream.flush() is None]
-        return subprocess.CompletedProcess(words, code, *texts)
+        for stream in (out, err):
+            stream.flush()
+        return subprocess.CompletedProcess(words, code, *(one.buffer.getvalue().decode() for one in (out, err)))
 
     def ok(self, *words: str | Path, env: Mapping[str, str] | None = None, input: bytes | None = None) -> str:
         """Run a command, in this process where that may be; expect success, return stdout."""

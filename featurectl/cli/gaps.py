@@ -134,12 +134,12 @@ def _list_declared(database: Database, ids: Sequence[str]) -> output.Report:
 
 def _declarations(title: str, found: Sequence[Declaration], **counts: int) -> output.Report:
     columns = ["entity_id", "first", "last", "reason", "declared_at"]
-    ends = [None if one.last == FOREVER else one.last for one in found]
     rows = [
-        [str(one.entity), one.first, end, one.reason, one.declared_at] for one, end in zip(found, ends, strict=True)
+        [str(one.entity), one.first, None if one.last == FOREVER else one.last, one.reason, one.declared_at]
+        for one in found
     ]
     documents = [dict(zip(columns, row, strict=True)) for row in rows]
-    shown = [[*row[:2], "forever" if end is None else end, *row[3:]] for row, end in zip(rows, ends, strict=True)]
+    shown = [[end_of_range(FOREVER) if value is None else value for value in row] for row in rows]
     grid = output.Grid(columns, shown, empty="no bars are declared known absent")
     return output.Report("gaps", {title: documents, **counts}, columns, rows, grid)
 

@@ -66,7 +66,7 @@ class Writer(Command):
     def prepare(self, ctx: Any) -> None:
         super().prepare(ctx)
         # Its function knows nothing of them.
-        ctx.meta[_META] = {name: ctx.params.pop(name) for name in [one.name for one in self.writing_options()]}
+        ctx.meta[_META] = {one.name: ctx.params.pop(one.name) for one in self.writing_options()}
 
 
 class LockingWriter(Writer):
@@ -93,7 +93,6 @@ def writing(context: typer.Context) -> Writing:
     Raises:
         InvalidTime: a duration can't be read.
         UsageError: the heartbeat is no URL.
-        OutputFileError: the metrics can't be written there.
     """
     given = {name: value for name, value in context.meta.get(_META, {}).items() if value is not None}
     return Writing(**{name: _READERS[name](value) for name, value in given.items()})
@@ -119,6 +118,7 @@ def run_settings(context: typer.Context, *, dry_run: bool = False, otherwise: Wr
 
     Raises:
         as :func:`writing`.
+        OutputFileError: the metrics can't be written there.
         UsageError: it is to wait for no time, which the server takes for no limit; a dry run is to wait.
     """
     given = writing(context)

@@ -22,8 +22,8 @@ from featurectl.core.sources import column, conjunction, key_walk
 from featurectl.core.times import EPOCH, microseconds
 from featurectl.errors import FeaturectlError, Interrupted, NotFound, PartlyDone, SchemaMissing
 
-# Views of these have rows at instants of their own; those of candles have one a bar.
 _SMALLEST = timedelta(microseconds=1)
+# Views of these have rows at instants of their own; those of candles have one a bar.
 CADENCES = {"ticks": timedelta(minutes=1), "signals": timedelta(minutes=15)}
 _TICKS = (("market.order_book", ("symbol",)), ("market.trades", ("symbol",)))
 _SIGNALS = (("market.signals", ("symbol", "name")),)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from psycopg import IsolationLevel
 from psycopg.pq import TransactionStatus
 
-from featurectl.core.compute.request import Request
+from featurectl.core.compute.request import Request, Unseen
 from featurectl.core.compute.spans import Span, merged, within
 from featurectl.core.db import Connection
 from featurectl.core.queries import query
@@ -83,6 +83,17 @@ class Ledger:
             until = nearest_instant(state.until)
             self._execute("note_series", timeframe=timeframe, hashes=json.dumps(dict(state.hashes)), until=until)
 
+    def note_whole(self, seen: Unseen, hashes: Mapping[str, str], until: int, reach: Callable[[str], int]) -> None:
+        """Note that series were computed in parts, all of them up to ``until``, and what they have seen by that.
+
+        ``reach`` says for how many microseconds a row of a series looks back.
+        """
+        states = self.states()
+        for timeframe, changes in seen.items():
+            state = states.get(timeframe, State()).extended(hashes, until)
+            self.note(timeframe, state)
+            self.mark_seen(timeframe, _made(changes, state, until, reach=reach(timeframe)))
+
     def forget_others(self, timeframes: Sequence[str]) -> None:
         """Forget the states of series that are computed no more: no change need wait for them."""
         self._execute("forget_series", timeframes=list(timeframes))
@@ -126,7 +137,7 @@ def inside(spans: Iterable[Span], window: Window, *, step: int) -> list[Span]:
     return within(spans, first, last)
 
 
-def made(changes: Iterable[Change], state: State, until: int, *, reach: int) -> list[Change]:
+def _made(changes: Iterable[Change], state: State, until: int, *, reach: int) -> list[Change]:
     """Return those of changes that a series in this state has seen, of which all up to ``until`` was computed.
 
     Rows after that which were there before may lack what was written up to ``reach`` microseconds before them.

@@ -17,7 +17,6 @@ from featurectl.core.compute.changes import (
     due,
     inside,
     is_complete,
-    made,
     noted,
     one_state,
 )
@@ -115,10 +114,7 @@ class SignalJob:
     def end_whole(self, seen: Unseen) -> None:
         ledger = Ledger(self.connection, self.view.source_table or "", self.symbol)
         until = microseconds(self.request.window.end or self.now) // QUARTER * QUARTER
-        state = ledger.states().get(_NO_TIMEFRAME, State()).extended(self._hashes, until)
-        for name, changes in seen.items():
-            ledger.note(name, state)
-            ledger.mark_seen(name, made(changes, state, until, reach=self.functions.reach))
+        ledger.note_whole(seen, self._hashes, until, reach=lambda _: self.functions.reach)
 
     @property
     def _symbols(self) -> list[str]:

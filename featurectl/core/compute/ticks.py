@@ -17,7 +17,6 @@ from featurectl.core.compute.changes import (
     due,
     inside,
     is_complete,
-    made,
     noted,
     one_state,
 )
@@ -123,11 +122,7 @@ class TickJob:
     def end_whole(self, seen: Unseen) -> None:
         ledger = Ledger(self.connection, self.view.source_table or "", self.symbol)
         until = microseconds(self.request.window.end or self.now) // MINUTE * MINUTE
-        states = ledger.states()
-        for name, changes in seen.items():
-            state = states.get(name, State()).extended(self._hashes, until)
-            ledger.note(name, state)
-            ledger.mark_seen(name, made(changes, state, until, reach=length(name)))
+        ledger.note_whole(seen, self._hashes, until, reach=length)
 
     @property
     def _features(self) -> tuple[str, ...]:
