@@ -8,6 +8,10 @@ from feast.types import Float64
 
 from feature_repo.entities import symbol, timeframe
 
+# What `featurectl check` expects besides ranges: that half of the rows have a value, as they do where books and trades
+# arrive, and that none stays the same for more than an hour of minutes.
+WHILE_FED = {"max_null_share": "0.5", "check_max_null_share": "warn", "max_stuck": "60"}
+
 market_features_source = PostgreSQLSource(
     name="market_features",
     table="features.market_features",
@@ -22,9 +26,11 @@ market_features_view = FeatureView(
     ttl=timedelta(minutes=5),
     schema=[
         # What is taken over the timeframe: mean (also where nothing is said), sum, min or max.
-        Field(name="bid_ask_spread", dtype=Float64, tags={"aggregate": "mean"}),
-        Field(name="order_book_imbalance", dtype=Float64, tags={"aggregate": "mean"}),
-        Field(name="trade_size_avg", dtype=Float64, tags={"aggregate": "mean"}),
+        Field(name="bid_ask_spread", dtype=Float64, tags={"aggregate": "mean", "min": "0", **WHILE_FED}),
+        Field(
+            name="order_book_imbalance", dtype=Float64, tags={"aggregate": "mean", "min": "-1", "max": "1", **WHILE_FED}
+        ),
+        Field(name="trade_size_avg", dtype=Float64, tags={"aggregate": "mean", "min": "0", **WHILE_FED}),
     ],
     source=market_features_source,
     online=True,

@@ -8,6 +8,11 @@ from feast.types import Float64
 
 from feature_repo.entities import symbol
 
+# What `featurectl check` expects besides ranges: that half of the rows have a score, and that none stays the same for
+# more than a day, or a week, of quarters of an hour.
+HOURLY = {"max_null_share": "0.5", "check_max_null_share": "warn", "max_stuck": "96"}
+DAILY = {"max_null_share": "0.5", "check_max_null_share": "warn", "max_stuck": "672"}
+
 sentiment_features_source = PostgreSQLSource(
     name="sentiment_features",
     table="features.sentiment_features",
@@ -22,9 +27,9 @@ sentiment_features_view = FeatureView(
     # Says whether the pipeline is alive; whether a score still means something, its validity says.
     ttl=timedelta(minutes=30),
     schema=[
-        Field(name="news_sentiment", dtype=Float64, tags={"validity": "2h", "min": "-1", "max": "1"}),
-        Field(name="social_sentiment", dtype=Float64, tags={"validity": "2h", "min": "-1", "max": "1"}),
-        Field(name="fear_greed_index", dtype=Float64, tags={"validity": "36h", "min": "0", "max": "100"}),
+        Field(name="news_sentiment", dtype=Float64, tags={"validity": "2h", "min": "-1", "max": "1", **HOURLY}),
+        Field(name="social_sentiment", dtype=Float64, tags={"validity": "2h", "min": "-1", "max": "1", **HOURLY}),
+        Field(name="fear_greed_index", dtype=Float64, tags={"validity": "36h", "min": "0", "max": "100", **DAILY}),
     ],
     source=sentiment_features_source,
     online=True,

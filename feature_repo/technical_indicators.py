@@ -8,6 +8,14 @@ from feast.types import Float64
 
 from feature_repo.entities import symbol, timeframe
 
+# What `featurectl check` expects besides ranges: that rows have a value, but for a series' first 100, where indicators
+# are not defined yet, and that none stays the same for more than 12 bars.
+DEFINED = {"max_null_share": "0.01", "max_stuck": "12"}
+# Null, too, where for 20 bars the price stands still or nothing is traded: odd, but the market's affair.
+WHILE_TRADED = {"max_null_share": "0.05", "check_max_null_share": "warn", "max_stuck": "12"}
+# In units of price: `featurectl drift` compares it as a share of the close.
+PRICE = {"scale": "price"}
+
 technical_indicators_source = PostgreSQLSource(
     name="technical_indicators",
     table="features.technical_indicators",
@@ -21,12 +29,13 @@ technical_indicators_view = FeatureView(
     entities=[symbol, timeframe],
     ttl=timedelta(hours=1),
     schema=[
-        Field(name="rsi_14", dtype=Float64),
-        Field(name="macd", dtype=Float64),
-        Field(name="ema_20", dtype=Float64),
-        Field(name="bollinger_bands_position", dtype=Float64),
-        Field(name="atr", dtype=Float64),
-        Field(name="volume_sma_ratio", dtype=Float64),
+        Field(name="rsi_14", dtype=Float64, tags={"min": "0", "max": "100", **DEFINED}),
+        Field(name="macd", dtype=Float64, tags={**PRICE, **DEFINED}),
+        Field(name="ema_20", dtype=Float64, tags={"min": "0", **PRICE, **DEFINED}),
+        # Outside of the bands it is beyond 0 and 1.
+        Field(name="bollinger_bands_position", dtype=Float64, tags=WHILE_TRADED),
+        Field(name="atr", dtype=Float64, tags={"min": "0", **PRICE, **DEFINED}),
+        Field(name="volume_sma_ratio", dtype=Float64, tags={"min": "0", **WHILE_TRADED}),
     ],
     source=technical_indicators_source,
     online=True,

@@ -23,6 +23,7 @@ from featurectl.errors import InvalidEntityId, InvalidTime, UsageError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from featurectl.core.statistics.describe import By
     from featurectl.core.targets import Target
 
 # A year; the clock of an event loop has an end.
@@ -200,14 +201,14 @@ def duration(given: float, argument: str) -> float:
     return float(given)
 
 
-def count(given: int, argument: str) -> int:
-    """Return a number of things, at least one.
+def count(given: int, argument: str, *, least: int = 1) -> int:
+    """Return a number of things, at least one, or another ``least``.
 
     Raises:
         UsageError: it is another thing.
     """
-    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
-        raise UsageError(f"{argument} is {_shown(given)}; give a whole number of 1 or more")
+    if isinstance(given, bool) or not isinstance(given, int) or given < least:
+        raise UsageError(f"{argument} is {_shown(given)}; give a whole number of {least} or more")
     return given
 
 
@@ -282,3 +283,27 @@ def offline_source(name: str) -> Source | None:
     if path is Backend.ONLINE:
         raise UsageError("an online store holds no past; take backend 'auto', 'timescaledb' or 'feast'")
     return None if path is Backend.AUTO else Source(path)
+
+
+def group(name: str | None) -> By | None:
+    """Return what statistics are to be grouped by.
+
+    Raises:
+        UsageError: there is no such thing.
+    """
+    from featurectl.core.statistics.describe import By
+
+    try:
+        return By(name) if name is not None else None
+    except ValueError:
+        raise UsageError(f"by={name!r} does not exist; choices: {', '.join(By)}") from None
+
+
+def check_baseline(name: str | None, by: str | None) -> None:
+    """Refuse a baseline beside groups that it has no figures of.
+
+    Raises:
+        UsageError: they don't go together.
+    """
+    if name is not None and by == "day":
+        raise UsageError("a baseline has no figures by day; leave one out, or take by='entity'")

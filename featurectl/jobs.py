@@ -19,7 +19,7 @@ from featurectl.core.storage import lifetimes, time_tables
 from featurectl.core.threads import check_called_off
 from featurectl.core.times import Window, iso
 from featurectl.errors import FeaturectlError, PartlyDone, Skipped, UsageError
-from featurectl.published import Find, published_catalog
+from featurectl.published import Find, catalog_to_write
 
 Progress = Callable[[int, int, str], None]
 
@@ -47,17 +47,13 @@ def _silent(done: int, total: int, label: str) -> None:
     check_called_off()
 
 
-def _to_write(database: Database, connection: Connection) -> Catalog:
-    return published_catalog(database, connection, writes=True)
-
-
 def compute(
     database: Database,
     request: computing.Request,
     *,
     now: datetime,
     settings: RunSettings | None = None,
-    find: Find = _to_write,
+    find: Find = catalog_to_write,
     progress: Progress = _silent,
 ) -> list[computing.Computed]:
     """Bring computed views up to date, as a run of its own.
@@ -77,7 +73,7 @@ def _asked(request: computing.Request) -> list[str]:
 
 
 def compute_in(
-    run: Run, request: computing.Request, *, now: datetime, find: Find = _to_write, progress: Progress = _silent
+    run: Run, request: computing.Request, *, now: datetime, find: Find = catalog_to_write, progress: Progress = _silent
 ) -> list[computing.Computed]:
     """Bring computed views up to date, as a part of a run.
 
@@ -126,7 +122,7 @@ def materialize(
     now: datetime,
     force: bool = False,
     settings: RunSettings | None = None,
-    find: Find = _to_write,
+    find: Find = catalog_to_write,
     progress: Progress = _silent,
 ) -> list[materializing.Materialized | materializing.Failed]:
     """Bring views online, as a run of its own: those named, or all that have an online table of ours.
@@ -152,7 +148,7 @@ def materialize_in(
     *,
     now: datetime,
     force: bool = False,
-    find: Find = _to_write,
+    find: Find = catalog_to_write,
     progress: Progress = _silent,
 ) -> list[materializing.Materialized | materializing.Failed]:
     """Bring views online, as a part of a run.
@@ -201,7 +197,7 @@ def maintain(
     *,
     now: datetime,
     settings: RunSettings | None = None,
-    find: Find = _to_write,
+    find: Find = catalog_to_write,
     progress: Progress = _silent,
 ) -> list[retention.Maintained]:
     """Delete what is older than the configuration keeps it, as a run of its own.
@@ -270,7 +266,7 @@ def backfill(
     online: bool = True,
     force: bool = False,
     settings: RunSettings | None = None,
-    find: Find = _to_write,
+    find: Find = catalog_to_write,
     progress: Progress = _silent,
 ) -> Backfill:
     """Compute a long window again in chunks, each committed by itself, and bring what came of it online.

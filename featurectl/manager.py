@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -321,27 +322,88 @@ class FeastFeatureStoreManager:
         entity_ids: Iterable[str] | None = None,
         start_date: Time = None,
         end_date: Time = None,
+        by: str | None = None,
+        baseline: str | None = None,
         timeout: float | None = None,
     ) -> pd.DataFrame:
         """Return a row for each feature: what its history holds, of some entities and a window or of all.
 
-        Columns: view, feature, value_type, count (rows), nulls (NaN included), null_rate, mean, std (of the sample),
-        min, p25, p50, p75, max, first_event_timestamp, last_event_timestamp, entities. A feature that is no number has
-        only counts. ``attrs`` hold the ``window``, and ``degraded`` as for training sets.
+        Columns are the fields of :class:`featurectl.core.statistics.describe.FeatureStatistics`: view, feature,
+        value_type, entity, timeframe, day, rows, nulls, null_share, mean, std, percentiles, outliers, ages and so on;
+        ``by`` is entity, timeframe or day, for a row for each of them. A feature that is no number has only counts.
+        With a ``baseline``, the name of a saved profile, the columns drift (ok, warn, fail or insufficient data), psi,
+        chance, ks, js, wasserstein and began say how far each has moved from it. ``attrs`` hold the ``window``, and
+        ``degraded`` as for training sets.
 
         Raises:
             as :meth:`get_offline_features`.
         """
-        from featurectl import reads
-        from featurectl.core.serving.frames import report_frame
-        from featurectl.core.statistics import FeatureStatistics
+        from featurectl import statistics
+        from featurectl.core.serving.frames import drift_frame, report_frame
+        from featurectl.core.statistics.describe import FeatureStatistics
 
         names, service = arguments.names(feature_names), arguments.service(feature_service_name)
         entities = None if entity_ids is None else arguments.entities(entity_ids)
-        window = arguments.window(start_date, end_date, now=self._clock())
-        found = await self._in_thread(lambda on: reads.statistics(on, names, service, entities, window), timeout)
+        now = self._clock()
+        window, group = arguments.window(start_date, end_date, now=now), arguments.group(by)
+        arguments.check_baseline(baseline, by)
+        chosen = statistics.Chosen(names, service, (), entities)
+        found = await self._in_thread(lambda on: statistics.statistics(on, chosen, window, now=now, by=group), timeout)
         frame = report_frame(FeatureStatistics, found)
+        if baseline is not None:
+            asked = statistics.DriftAsked(chosen, window, baseline=baseline)
+            moved = await self._in_thread(lambda on: statistics.drift(on, asked), timeout)
+            frame = frame.join(drift_frame(found, moved.drifts))
         frame.attrs = {"window": window.as_dict(), "degraded": await self._degraded()}
+        return frame
+
+    async def check_features(
+        self,
+        feature_names: Names = None,
+        feature_service_name: str | None = None,
+        *,
+        entity_ids: Iterable[str] | None = None,
+        start_date: Time = None,
+        end_date: Time = None,
+        rules: Names = None,
+        rows: int = 0,
+        timeout: float | None = None,
+    ) -> pd.DataFrame:
+        """Do what `featurectl check` does; return a row for each rule on each target, with its verdict.
+
+        Columns: view, feature, rule, severity, verdict (ok, warn, fail), entities, rows, offending, share, limit,
+        worst, worst_entity, entities_offending, first, last, note; see :class:`featurectl.core.checks.Outcome`. Without
+        names or a service, of all views and the candles. ``attrs`` hold the ``window``, ``offences`` (of each the
+        newest ``rows`` offending rows, as dictionaries), ``unreadable`` (views and why they are), and ``degraded``.
+
+        Raises:
+            UsageError, NotFound, SchemaMissing: as the command says.
+            ConfigError: feature_store.yaml says of checks what can't be used.
+            ReadTimeout: it was not done within ``timeout`` seconds.
+        """
+        from featurectl import reads
+        from featurectl.core.checks import Outcome
+        from featurectl.core.serving.frames import report_frame
+
+        now = self._clock()
+        ids = () if entity_ids is None else tuple(map(str, arguments.entities(entity_ids)))
+        window = arguments.window(start_date, end_date, now=now)
+        asked = reads.Checking(
+            arguments.names(feature_names),
+            arguments.service(feature_service_name),
+            entities=ids,
+            window=window,
+            rules=arguments.names(rules, "rules"),
+            rows=arguments.count(rows, "rows", least=0),
+        )
+        found = await self._in_thread(lambda on: reads.check_rows(on, asked, now=now), timeout)
+        frame = report_frame(Outcome, found.outcomes)
+        frame.attrs = {
+            "window": window.as_dict(),
+            "offences": [dataclasses.asdict(one) for one in found.offences],
+            "unreadable": {one.view: str(one.error) for one in found.unreadable},
+            "degraded": await self._degraded(),
+        }
         return frame
 
     # --- work --------------------------------------------------------------------------------------------------------

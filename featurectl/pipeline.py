@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from featurectl import jobs
+from featurectl import jobs, reads
 from featurectl.core import compute as computing
 from featurectl.core import materialize as materializing
 from featurectl.core.catalog import Catalog
+from featurectl.core.checks import CheckReport, CheckSettings, Severity, describe, read_settings, run_checks, selected
+from featurectl.core.consistency import Asked, Pair, Tally
+from featurectl.core.consistency.verdicts import FAULTS
 from featurectl.core.db import Database
 from featurectl.core.entity import parse_id_or_symbol
 from featurectl.core.freshness import Freshness, by_lag, read_freshness
@@ -23,7 +26,7 @@ from featurectl.core.ingest_ticks import declared_ranges
 from featurectl.core.ingesting import Ingested
 from featurectl.core.locks import name_of_repository
 from featurectl.core.pipeline import INBOX, Pipeline, StepName
-from featurectl.core.runs import Run, RunSettings, open_run
+from featurectl.core.runs import Run, RunSettings, Step, open_run
 from featurectl.core.runs.retries import is_transient
 from featurectl.core.times import Window
 from featurectl.errors import (
@@ -38,6 +41,7 @@ from featurectl.errors import (
     Skipped,
 )
 from featurectl.published import Find
+from featurectl.statistics import Chosen, DriftAsked, drift
 
 
 @dataclass(slots=True)
@@ -50,6 +54,7 @@ class Done:
     computed: list[computing.Computed] = field(default_factory=list)
     materialized: list[materializing.Materialized | materializing.Failed] = field(default_factory=list)
     freshness: list[Freshness] = field(default_factory=list)
+    checks: CheckReport | None = None
     findings: list[str] = field(default_factory=list)
     errors: dict[StepName, FeaturectlError] = field(default_factory=dict)
     failure: FeaturectlError | None = None
@@ -68,13 +73,14 @@ def run_pipeline(
     A step that fails keeps the next ones from nothing but what is missing then; without the database nothing goes on.
 
     Raises:
+        ConfigError: feature_store.yaml says of checks what can't be used.
         LockHeld, Skipped: another run of this repository is at work.
         DatabaseUnreachable: the database went away for longer than the run tries again.
     """
-    lock = name_of_repository(database.config.project)
+    lock, checks = name_of_repository(database.config.project), read_settings(database.config)
     with open_run(database, settings, now=settings.clock()) as run, run.lock(lock):
         run.now = settings.clock()  # files that have come since are those of this run
-        work = _Work(run, pipeline, run.now, find, progress)
+        work = _Work(run, pipeline, checks, run.now, find, progress)
         for step in pipeline.steps:
             work.take(step)
         work.done.failure = run.failure = failure_of(work.done)
@@ -88,10 +94,12 @@ class _Work:
         self,
         run: Run,
         pipeline: Pipeline,
+        checks: CheckSettings,
         now: datetime,
         find: Find,
         progress: Callable[[str, int, int, str], None],
     ) -> None:
+        self._checks = checks
         self._run, self._pipeline, self._now, self._find, self._progress = run, pipeline, now, find, progress
         self.done = Done(pipeline.steps)
 
@@ -187,7 +195,7 @@ class _Work:
 
     def _check(self) -> None:
         """Look at what is online as others see it, and not at what the steps say they have done."""
-        self._progress("check", 0, 1, "freshness")
+        self._progress("check", 0, 2, "freshness")
         catalog = self._catalog()
         found = self._run.attempt(
             lambda connection: read_freshness(connection, catalog, now=self._now, views=self._pipeline.views)
@@ -195,6 +203,7 @@ class _Work:
         self.done.freshness = found.views
         self.done.findings = [f"{one.view}: {one.error}" for one in found.unreadable]
         self.done.findings += findings_of(found.views, self._pipeline.max_lag)
+        self._check_rows(catalog, {one.view for one in found.unreadable})
         if not self._run.settings.dry_run:
             self._run.degraded = degraded_answers(self._run.database, catalog, found.views, now=self._now)
             self.done.findings += [
@@ -202,6 +211,67 @@ class _Work:
                 for view, count in self._run.degraded.items()
                 if count
             ]
+        if self._pipeline.drift:
+            self._check_drift(catalog, {one.view for one in found.unreadable})
+        if self._pipeline.consistency and not self._run.settings.dry_run:
+            self.done.findings += self._inconsistencies()
+
+    def _inconsistencies(self) -> list[str]:
+        """Return what is not the same online, in the history and computed again, of other entities at each run."""
+        self._progress("check", 0, 1, "consistency")
+        seed = int(self._now.timestamp())
+        asked = Asked(views=self._pipeline.views, sample=self._pipeline.consistency, seed=seed)
+        found = reads.consistency(self._run.database, asked, now=self._now, find=self._find)
+        return [
+            f"{tally.view}: {words}; `featurectl consistency --sample {asked.sample} --seed {seed}` shows them"
+            for tally in found.tallies
+            if (words := words_of(tally))
+        ]
+
+    def _check_rows(self, catalog: Catalog, unreadable: Container[str]) -> None:
+        """Hold the newest rows to what is expected of them, as far back as a run may have changed something."""
+        self._progress("check", 1, 2, "rows")
+        selections, _ = selected(catalog, views=self._pipeline.views)
+        report = self.done.checks = self._run.checks = self._run.attempt(
+            lambda connection: run_checks(
+                connection,
+                catalog,
+                selections,
+                now=self._now,
+                settings=self._checks,
+                recent=self._checks.recent_rows,
+                candles=True,
+            )
+        )
+        failed = report.at_least(Severity.ERROR)
+        counts = f"{len(report.findings) - len(failed)} warn, {len(failed)} fail"
+        self._run.steps.append(Step("check", f"{len(report.outcomes)} checks: {counts}"))
+        for one in report.findings:
+            self._run.steps.append(Step("check", f"{one.target} {one.rule}", error=f"{one.verdict}: {describe(one)}"))
+            if one not in failed:
+                self._run.settings.say(f"check: {describe(one)}")
+        self.done.findings += map(describe, failed)
+        self.done.findings += [f"{one.view}: {one.error}" for one in report.unreadable if one.view not in unreadable]
+
+    def _check_drift(self, catalog: Catalog, unreadable: Container[str]) -> None:
+        """Compare the newest features with the baseline, or with what was before; what fails is a finding."""
+        self._progress("check", 1, 2, "drift")
+        views = [view.name for view in catalog.views if view.has_history and not view.is_composite]
+        views = [name for name in self._pipeline.views or views if name not in unreadable]
+        if not views:
+            return
+        window = Window(self._now - timedelta(seconds=self._pipeline.drift or 0), self._now)
+        asked = DriftAsked(Chosen(views=tuple(views)), window)
+        found = self._run.drifts = drift(self._run.database, asked, find=self._find).drifts
+        moved = {verdict: [one for one in found if one.verdict == verdict] for verdict in ("warn", "fail")}
+        counts = ", ".join(f"{len(some)} {verdict}" for verdict, some in moved.items())
+        self._run.steps.append(Step("drift", f"{len(found)} features and entities: {counts}"))
+        for verdict, some in moved.items():
+            for one in some:
+                self._run.steps.append(Step("drift", one.name, error=f"{verdict}: {one.told}"))
+                if verdict == "warn":
+                    self._run.settings.say(f"drift: {one.name}: {one.told}")
+        self.done.findings += [f"{one.name} has drifted: {one.told}" for one in moved["fail"]]
 
     def _catalog(self) -> Catalog:
         catalog = self._run.attempt(lambda connection: self._find(self._run.database, connection))
@@ -242,6 +312,14 @@ def findings_of(found: Sequence[Freshness], max_lag: int | None) -> list[str]:
             name = f"{one.view} {one.timeframe}".strip()
             findings.append(f"{name}: {one.worst} lags by {one.lag_bars} bars, more than {max_lag}")
     return findings
+
+
+def words_of(tally: Tally) -> str:
+    """Say what is wrong with readings of a view; nothing where they are the same."""
+    counts = ((getattr(tally, verdict), verdict) for verdict in FAULTS)
+    words = ", ".join(f"{count} {verdict}" for count, verdict in counts if count)
+    place = "online against the history" if tally.pair is Pair.ONLINE else "in the history against what is recomputed"
+    return f"{words} {place}" if words else ""
 
 
 def degraded_answers(

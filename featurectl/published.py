@@ -32,6 +32,15 @@ def published_catalog(
     return catalog
 
 
+def catalog_to_write(database: Database, connection: Connection) -> Catalog:
+    """Return the published catalog of a schema that this version may write to.
+
+    Raises:
+        SchemaMissing: see :func:`published_catalog`.
+    """
+    return published_catalog(database, connection, writes=True)
+
+
 def notes_on(catalog: Catalog, database: Database, connection: Connection) -> list[str]:
     """Say where a later featurectl, or Feast alone, went past a catalog."""
     found = (too_new(catalog.schema_version), registry_note(connection, database.config, catalog))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,23 +12,32 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from featurectl.core.catalog import Catalog, Selection
+from featurectl.core.checks import CheckReport, read_settings, run_checks, selected
+from featurectl.core.connections import AsyncPool
 from featurectl.core.db import Connection, Database
 from featurectl.core.entity import EntityId
 from featurectl.core.online import Source
 from featurectl.core.queries import query
 from featurectl.core.services import describe, last_materialized
-from featurectl.core.statistics import FeatureStatistics, feature_statistics
+from featurectl.core.serving.answer import Answer, Entities, Request, ViewAnswer
+from featurectl.core.serving.paths import Deadline
+from featurectl.core.serving.reader import Reader
+from featurectl.core.serving.session import Session
+from featurectl.core.storage import lifetimes
 from featurectl.core.targets import Target
 from featurectl.core.times import ALWAYS, Window
 from featurectl.core.training import Wanted, over_spine, over_window, spine_of, spine_of_window, with_features
 from featurectl.errors import NotFound
-from featurectl.plugin.foreign import unavailable
+from featurectl.plugin.foreign import FeastReads, unavailable
 from featurectl.published import Find, notes_on, published_catalog
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from featurectl.core import lookahead as lookahead_
     from featurectl.core.arrow import Batches
+    from featurectl.core.consistency import Asked, Consistency
+    from featurectl.core.lookahead import Lookahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,23 +163,118 @@ def training_frame(
     return frame
 
 
-def statistics(
+def consistency(
     database: Database,
-    features: Sequence[str],
-    service: str | None,
-    entities: Sequence[EntityId] | None,
-    window: Window,
-) -> list[FeatureStatistics]:
-    """Return what the history of features holds.
+    asked: Asked,
+    *,
+    now: datetime,
+    find: Find = published_catalog,
+    progress: Callable[[int, int, str], None] = lambda index, total, view: None,
+) -> Consistency:
+    """Compare features online, in their history, and computed again, of a sample of entities of each view.
+
+    They are read online as a manager reads them, and by connections of its own. Nothing is written.
 
     Raises:
         SchemaMissing: nothing is applied.
-        UsageError, NotFound: see :func:`featurectl.core.statistics.feature_statistics`.
+        UsageError, NotFound, DefinitionError: see :func:`featurectl.core.consistency.find_differences`.
     """
+    from featurectl.core.consistency import find_differences
+    from featurectl.core.consistency.run import Setting
+
+    def read_online(chosen: Selection, entities: Sequence[EntityId]) -> ViewAnswer:
+        wanted = Request((chosen,), Entities(entities), asked.as_of or now, asked.as_of is not None)
+        return asyncio.run(_answer(database, wanted)).views[0]
+
+    config = database.config
     with database.connect(read_only=True) as connection:
-        chosen = published_catalog(database, connection).select(features, service)
-        connection.execute(query("statistics", "unlimited"))
-        return feature_statistics(connection, chosen, entities, window)
+        catalog = find(database, connection)
+        setting = Setting(config.root, config.warmup_bars, lifetimes(config, catalog))
+        return find_differences(connection, catalog, asked, setting, read_online, now=now, on_view=progress)
+
+
+def lookahead(
+    database: Database,
+    asked: lookahead_.Asked,
+    *,
+    now: datetime,
+    find: Find = published_catalog,
+    progress: Callable[[int, int, str], None] = lambda index, total, view: None,
+) -> Lookahead:
+    """Look at whether the functions of computed views use the future, or more of the past than the warm-up.
+
+    Raises:
+        SchemaMissing: nothing is applied.
+        UsageError, NotFound, DefinitionError: see :func:`featurectl.core.lookahead.find_lookahead`.
+    """
+    from featurectl.core.lookahead import find_lookahead
+
+    config = database.config
+    with database.connect(read_only=True) as connection:
+        catalog = find(database, connection)
+        return find_lookahead(
+            connection, catalog, asked, root=config.root, warmup=config.warmup_bars, now=now, on_view=progress
+        )
+
+
+async def _answer(database: Database, request: Request) -> Answer:
+    """Read features online, as a caller would who is in no hurry."""
+    pool = AsyncPool(lambda: database.open_async(Session), 1)
+    reader = Reader(pool, foreign=FeastReads(database))
+    try:
+        return await reader.read(request, deadline=Deadline())
+    finally:
+        await reader.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Checking:
+    """What is to be checked: features, a service, views, or everything there is; of some entities, in a window."""
+
+    features: tuple[str, ...] = ()
+    service: str | None = None
+    views: tuple[str, ...] = ()
+    entities: tuple[str, ...] = ()
+    window: Window = ALWAYS
+    rules: tuple[str, ...] = ()
+    rows: int = 0
+
+
+def check_rows(
+    database: Database,
+    asked: Checking,
+    *,
+    now: datetime,
+    find: Find = published_catalog,
+    is_limited: bool = False,
+) -> CheckReport:
+    """Hold the history of features, and candles, to what is asked of them.
+
+    It takes the time that it takes, unless the time of its statements ``is_limited`` as that of other reads.
+
+    Raises:
+        SchemaMissing: nothing is applied.
+        ConfigError: feature_store.yaml says of checks what can't be used.
+        UsageError, NotFound: see :func:`featurectl.core.checks.run_checks`.
+    """
+    settings = read_settings(database.config)
+    with database.connect(read_only=True) as connection:
+        catalog = find(database, connection)
+        selections, candles = selected(catalog, asked.features, asked.service, asked.views)
+        if not is_limited:
+            connection.execute(query("checks", "unlimited"))
+        return run_checks(
+            connection,
+            catalog,
+            selections,
+            asked.window,
+            now=now,
+            entities=asked.entities,
+            rules=asked.rules,
+            settings=settings,
+            rows=asked.rows,
+            candles=candles,
+        )
 
 
 def services(database: Database, name: str | None = None) -> list[dict[str, Any]]:

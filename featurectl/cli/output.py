@@ -9,8 +9,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +21,7 @@ from featurectl.errors import OutputFileError, UsageError, encodable
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from rich.console import Console
 
     from featurectl.core.arrow import Batches
 
@@ -38,13 +39,18 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Columns and rows as a table on a terminal shows them, with lines above and below."""
+    """Columns and rows as a table on a terminal shows them, with lines above and below, and other tables after it.
+
+    ``styles`` are those of cells with certain texts, where colour is wanted.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
     title: str = ""
     footer: Sequence[str] = ()
     empty: str = "nothing to show"
+    styles: Mapping[str, str] = field(default_factory=dict)
+    below: Sequence[Grid] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,7 +361,7 @@ def _parquet(report: Report) -> bytes:
             return pa.array(values)
         except (pa.ArrowException, UnicodeEncodeError, OverflowError):
             # A column of several types, or of what no type of Arrow holds.
-            return pa.array([None if value is None else encodable(_cell(value)) for value in values])
+            return pa.array([None if value is None else encodable(cell(value)) for value in values])
 
     data = {name: array([row[index] for row in report.rows]) for index, name in enumerate(report.columns)}
     sink = io.BytesIO()
@@ -365,25 +371,33 @@ def _parquet(report: Report) -> bytes:
 
 def _table(report: Report) -> str:
     from rich.console import Console  # 0.1 s, and only for tables
+
+    buffer = io.StringIO()
+    terminal = sys.stdout.isatty()
+    console = Console(file=buffer, force_terminal=terminal, width=None if terminal else 200, highlight=False)
+    for number, grid in enumerate((report.grid, *report.grid.below)):
+        if number:
+            console.print()
+        _print_grid(console, grid)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+
+def _print_grid(console: Console, grid: Grid) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    grid = report.grid
+    styles = {} if os.environ.get("NO_COLOR") or not sys.stdout.isatty() else grid.styles
     table = Table(box=None, pad_edge=False, header_style="" if os.environ.get("NO_COLOR") else "bold")
     for index, name in enumerate(grid.columns):
         numbers = any(_is_number(row[index]) for row in grid.rows)
         table.add_column(name, justify="right" if numbers else "left", overflow="fold")
     for row in grid.rows:
-        table.add_row(*(Text(_cell(value)) for value in row))
-    buffer = io.StringIO()
-    terminal = sys.stdout.isatty()
-    console = Console(file=buffer, force_terminal=terminal, width=None if terminal else 200, highlight=False)
+        table.add_row(*(Text(text, style=styles.get(text, "")) for text in map(cell, row)))
     if grid.title:
         console.print(Text(grid.title))
     console.print(table if grid.rows else Text(grid.empty))
     for line in grid.footer:
         console.print(Text(line))
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
 def _is_number(value: Any) -> bool:
@@ -400,7 +414,7 @@ _CELLS: dict[type, Callable[[Any], str]] = {
 }
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(str(item) for item in value)
     return _CELLS.get(type(value), str)(value)

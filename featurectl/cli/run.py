@@ -16,6 +16,7 @@ from featurectl.cli.app import new_app
 from featurectl.cli.options import FormatOption, JsonOption, OutputOption, chosen, overrides, split
 from featurectl.cli.published import published_catalog
 from featurectl.cli.writers import DryRunOption, LockingWriter, Writing, run_settings, tell_dry_run
+from featurectl.core.checks import CheckReport
 from featurectl.core.db import open_database
 from featurectl.core.materialize import Materialized
 from featurectl.core.pipeline import STEPS, Pipeline, read_pipeline, steps
@@ -123,10 +124,15 @@ def _report(done: Done, run_id: str, dry_run: bool) -> output.Report:
         "steps": [str(step) for step in done.steps],
         "results": [dict(zip(columns, row, strict=True)) for row in rows],
         "freshness": [asdict(one) for one in done.freshness],
+        "checks": None if done.checks is None else _checks(done.checks),
         "findings": done.findings,
         "errors": {str(step): redact(str(error)) for step, error in done.errors.items()},
     }
     return output.Report("run", document, columns, rows, output.Grid(columns, rows, empty="nothing to do"))
+
+
+def _checks(report: CheckReport) -> dict[str, Any]:
+    return {"checked": len(report.outcomes), "findings": [asdict(one) for one in report.findings]}
 
 
 def _rows(done: Done) -> Iterator[list[Any]]:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from featurectl.core import compute as computing
-from featurectl.core.catalog import Catalog, View
+from featurectl.core.catalog import Catalog, Field, View
+from featurectl.core.checks.expectations import is_ours
 from featurectl.core.compute import Computed, Request
 from featurectl.core.compute.changes import one_state
 from featurectl.core.compute.request import Unseen, view_functions
@@ -154,9 +155,14 @@ def with_functions(catalog: Catalog, plan: Plan, root: Path) -> Plan:
 def _functions(view: View, root: Path) -> str:
     """Return a view's name with a hash of what its features depend on beside the data: functions, fields and tags."""
     codes = view_functions(view, root).hashes
-    fields = [(field.name, sorted(field.tags.items())) for field in view.fields]
-    text = json.dumps([sorted(codes.items()), fields, sorted(view.tags.items())])
+    fields = [(field.name, _tags_of(field)) for field in view.fields]
+    text = json.dumps([sorted(codes.items()), fields, _tags_of(view)])
     return f"{view.name} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _tags_of(one: View | Field) -> list[tuple[str, str]]:
+    """Return the tags but those that say what rows are checked for."""
+    return sorted((name, text) for name, text in one.tags.items() if not is_ours(name))
 
 
 def find_unfinished(connection: Connection, project: str, wanted: Plan | None) -> tuple[int, Plan] | None:

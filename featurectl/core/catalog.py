@@ -102,6 +102,11 @@ class Selection:
     view: View
     features: tuple[str, ...]
 
+    @classmethod
+    def whole(cls, view: View) -> Selection:
+        """Return all features of a view."""
+        return cls(view, tuple(field.name for field in view.fields))
+
 
 @dataclass(frozen=True, slots=True)
 class Catalog:

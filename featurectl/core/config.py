@@ -33,6 +33,7 @@ SETTINGS = (
     "warmup_bars",
     "storage",
     "pipeline",
+    "checks",
 )
 
 SCHEMA_NAME = "write a schema's name of at most 63 bytes, without dots and line breaks"
@@ -64,7 +65,8 @@ class Config:
     seconds: what writes may take ``write_timeout`` a statement, waits ``lock_timeout`` for rows and tables, and tries
     again for ``retry_for`` when the database goes away. The ledger of runs goes back for ``keep_runs``, ``None`` is for
     ever. ``storage`` is what the file says of tables' life cycles, which
-    core/storage.py reads, and ``pipeline`` what it says of `featurectl run`.
+    core/storage.py reads, ``pipeline`` what it says of `featurectl run`, and ``checks`` what it says of
+    `featurectl check`.
     """
 
     root: Path
@@ -83,6 +85,7 @@ class Config:
     retry_for: float = 60
     keep_runs: timedelta | None = None
     pipeline: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    checks: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def online_store_is_ours(self) -> bool:
@@ -155,6 +158,7 @@ def load_config(overrides: Overrides | None = None) -> Config:
         retry_for=_seconds("FEATURECTL_RETRY_FOR", own.get("retry_for"), 60, path),
         keep_runs=_keep_runs(own.get("keep_runs"), path),
         pipeline=_pipeline(document, own, path),
+        checks=_checks(own, path),
     )
 
 
@@ -304,6 +308,13 @@ def _pipeline(document: Mapping[str, Any], own: Mapping[str, Any], path: Path) -
                 f"{path}: pipeline.{name} holds a NUL character, as no path and no name does; take it out"
             )
     return pipeline
+
+
+def _checks(own: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    checks = own.get("checks")
+    if checks is not None and not isinstance(checks, Mapping):
+        raise ConfigError(f"{path}: featurectl.checks must be a mapping of settings")
+    return checks or {}
 
 
 def _project(document: Mapping[str, Any], path: Path) -> str:

@@ -197,10 +197,7 @@ class _Market:
 
     def _closed_bars(self) -> dict[tuple[str, str], datetime]:
         if self._bars is None:
-            statement = query("freshness", "newest_closed_bars").format(series=query("candles", "list_series"))
-            parameters = {"timeframes": list(TIMEFRAMES), "lengths": list(TIMEFRAMES.values()), "now": self.now}
-            rows = self.connection.execute(statement, parameters)
-            self._bars = {(symbol, timeframe): close for symbol, timeframe, close in rows if close}
+            self._bars = newest_closed_bars(self.connection, self.now)
         return self._bars
 
     def _signals(self) -> dict[str, _Ends]:
@@ -230,6 +227,14 @@ class _Market:
             match=conjunction(sql.SQL("{} = {}").format(column(key), column(key, "entities")) for key in keys),
             now=sql.Literal(self.now),
         )
+
+
+def newest_closed_bars(connection: Connection, now: datetime) -> dict[tuple[str, str], datetime]:
+    """Return when the newest bar that has closed by ``now`` did so, by symbol and timeframe."""
+    statement = query("freshness", "newest_closed_bars").format(series=query("candles", "list_series"))
+    parameters = {"timeframes": list(TIMEFRAMES), "lengths": list(TIMEFRAMES.values()), "now": now}
+    rows = connection.execute(statement, parameters)
+    return {(symbol, timeframe): close for symbol, timeframe, close in rows if close}
 
 
 def _merged(one: _Ends | None, other: _Ends) -> _Ends:
@@ -303,7 +308,7 @@ def _summary(
         served=max(fresh, default=None),
         lag_seconds=None if lag is None else lag.total_seconds(),
         lag_bars=None if lag is None or step is None else int(lag / step),
-        worst=_name(view, worst.key),
+        worst=name_of_key(view, worst.key),
         behind=sum(is_behind(clock, view, now) for clock in clocks),
         stale=sum(clock.online is not None and _is_old(clock.online, view, now) for clock in clocks),
         missing=sum(clock.online is None for clock in clocks),
@@ -314,7 +319,7 @@ def _newest(instants: Iterable[datetime | None]) -> datetime | None:
     return max((one for one in instants if one), default=None)
 
 
-def _name(view: View, key: Sequence[str]) -> str:
+def name_of_key(view: View, key: Sequence[str]) -> str:
     """Return the id of an entity, or the values of keys that no id has."""
     values = dict(zip(view.join_keys, key, strict=True))
     if "symbol" in values and values.keys() <= {"symbol", "timeframe"}:

@@ -35,7 +35,9 @@ class Pipeline:
 
     ``inbox`` is where files are taken from, ``None`` the repository's own, if it has one; ``settle`` how old they have
     to be. The check finds fault with entities that are behind their source or missing, with more than ``max_lag`` bars
-    of lag, and with degraded answers.
+    of lag, and with degraded answers; with ``drift``, with features that have drifted in a window of that length; and,
+    with ``consistency``, with what is not the same online, in the history and computed again of so many entities of
+    each view.
     """
 
     steps: tuple[StepName, ...] = STEPS
@@ -45,6 +47,8 @@ class Pipeline:
     if_locked: IfLocked = IfLocked.FAIL
     wait_for: float = PATIENCE
     max_lag: int | None = None
+    drift: float | None = None
+    consistency: int = 0
     metrics_file: Path | None = None
     heartbeat_url: str | None = field(default=None, repr=False)
 
@@ -107,7 +111,7 @@ def _path(value: Any) -> Path:
     return Path(value)
 
 
-def _bars(value: Any) -> int:
+def _count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError
     return value
@@ -124,7 +128,9 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "views": _names,
     "if_locked": IfLocked,
     "wait_for": _seconds,
-    "max_lag": _bars,
+    "max_lag": _count,
+    "drift": lambda value: _seconds(value) or None,
+    "consistency": _count,
     "metrics_file": _path,
     "heartbeat_url": lambda value: heartbeat.checked(str(value)),
 }
@@ -136,6 +142,8 @@ _HINTS = {
     "if_locked": f"write one of {', '.join(IfLocked)}",
     "wait_for": "write a duration, such as 10m",
     "max_lag": "write a number of bars",
+    "drift": "write the length of a window, such as 30d",
+    "consistency": "write a number of entities",
     "metrics_file": "write a file's name",
     "heartbeat_url": "write a URL",
 }

@@ -1,4 +1,4 @@
-"""What the tags of computed views and their fields say: timeframes, aggregates, validities, ranges of scores."""
+"""What the tags of computed views and their fields say: timeframes, aggregates, validities, ranges of scores, drift."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from featurectl.core.times import parse_duration
 from featurectl.errors import DefinitionError, InvalidTime
 
 AGGREGATES = ("mean", "sum", "min", "max")
+# What a feature's values are measured in, the usual first.
+SCALES = ("value", "price")
 DEFAULT_TIMEFRAMES = "1m,5m,15m,1h"
 DEFAULT_VALIDITY = "2h"
 # A century: beyond it, arithmetic with instants overflows.
@@ -70,6 +72,37 @@ def score_range(field: Field) -> tuple[float, float]:
     return low, high
 
 
+def is_price(field: Field) -> bool:
+    """Tell whether a field is in units of price, and so not stationary: comparable from year to year only as a share.
+
+    Raises:
+        DefinitionError: the tag `scale` is neither price nor value.
+    """
+    scale = field.tags.get("scale", SCALES[0])
+    if scale not in SCALES:
+        raise DefinitionError(f"field '{field.name}' has scale={scale}; choices: {', '.join(SCALES)}")
+    return scale == "price"
+
+
+def drift_limits(field: Field) -> tuple[float | None, float | None]:
+    """Return the PSI from which a field's drift is a warning, and that from which it is a failure, where tags say so.
+
+    Raises:
+        DefinitionError: a tag is no number above 0, or the first is above the second.
+    """
+    warn, fail = (_positive(field, name) for name in ("psi_warn", "psi_fail"))
+    if warn is not None and fail is not None and warn > fail:
+        raise DefinitionError(f"field '{field.name}' has psi_warn={warn:g} above psi_fail={fail:g}; swap them")
+    return warn, fail
+
+
+def _positive(field: Field, name: str) -> float | None:
+    number = _number(field, name, 0.0)
+    if name in field.tags and number <= 0:
+        raise DefinitionError(f"field '{field.name}' has {name}={field.tags[name]}; write a number above 0")
+    return number or None
+
+
 def _number(field: Field, name: str, otherwise: float) -> float:
     text = field.tags.get(name)
     if text is None:
@@ -89,6 +122,10 @@ def check(view: View) -> None:
     Raises:
         DefinitionError: a tag can't be read.
     """
+    if view.computed_from:
+        for field in view.fields:
+            is_price(field)
+            drift_limits(field)
     if view.computed_from == "ticks":
         timeframes(view)
         for field in view.fields:

@@ -17,6 +17,7 @@ from feast.stream_feature_view import StreamFeatureView
 from feast.types import from_value_type
 
 from featurectl.core import catalog, composite, schema, tags
+from featurectl.core.checks import expectations
 from featurectl.core.config import Config
 from featurectl.core.functions import FunctionSet, load_functions
 from featurectl.core.value_types import column_type, key_type
@@ -223,15 +224,24 @@ def _view(config: Config, view: FeatureView, contents: RepoContents, place: str)
     )
     _check_field_names(view, built, place)
     if computed_from not in COMPUTED_KEYS:
-        return replace(built, fields=_fields(view, place, {}))
+        built = replace(built, fields=_fields(view, place, {}))
+        if computed_from:
+            _check_tags(built, place)
+        return built
     functions = _functions(view, built, place, config.root)
     descriptions = {feature.name: feature.description for feature in functions.ordered}
     built = replace(built, functions_hash=functions.code_hash, fields=_fields(view, place, descriptions))
+    _check_tags(built, place)
+    return built
+
+
+def _check_tags(built: catalog.View, place: str) -> None:
+    """Read the tags of a view that featurectl computes; on other views `featurectl check` does."""
     try:
         tags.check(built)
+        expectations.of_view(built)
     except DefinitionError as error:
-        raise DefinitionError(f"{place}: view '{view.name}': {error}") from None
-    return built
+        raise DefinitionError(f"{place}: view '{built.name}': {error}") from None
 
 
 def _without_keys_among_features(view: StreamFeatureView) -> StreamFeatureView:

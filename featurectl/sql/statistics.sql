@@ -1,20 +1,23 @@
--- of_view --
--- The rows that some entities have in a window of a view's source, and what its features hold there.
-SELECT count(*), min({event}), max({event}),
-       (SELECT count(*) FROM (SELECT DISTINCT {keys} FROM {source} AS s WHERE {chosen}) AS entities),
-       {features}
+-- rows_of_view --
+-- The rows that some entities have in a window of a view's source: whose, of when, and what its features hold there.
+SELECT {entity} AS entity, {timeframe} AS timeframe, {event} AS at, {features}
 FROM {source} AS s
-WHERE {chosen};
+{closes}
+WHERE {chosen} AND {event} IS NOT NULL;
 
--- of_number --
--- One feature's values: their number, mean, sample deviation, least and greatest, and quartiles between.
-count({value}), avg({value}), stddev_samp({value}), min({value}), max({value}),
-       percentile_cont(ARRAY[0.25, 0.5, 0.75]) WITHIN GROUP (ORDER BY {value});
+-- close_beside --
+-- The close of the bar at whose end a row's features became known.
+LEFT JOIN market.candles AS c
+    ON c.symbol = s.symbol AND c.timeframe = s.timeframe AND c.open_time = {event} - {length};
+
+-- has_candles --
+-- Tell whether this role can read closes here.
+SELECT coalesce(has_table_privilege(to_regclass('market.candles'), 'SELECT'), false);
+
+-- newest_of_view --
+-- The last event time of some entities in a window of a view's source.
+SELECT max({event}) FROM {source} AS s WHERE {chosen};
 
 -- among_entities --
 -- Hold a row of a source to keys.
 ({keys}) IN (SELECT * FROM unnest({values}));
-
--- unlimited --
--- Let this session's statements take the time they take; whoever waits for them says how long.
-SELECT set_config('statement_timeout', '0', false);

@@ -41,7 +41,7 @@ def test_a_feature_is_a_function_and_a_field(market: Repo) -> None:
     folder = market.root / "feature_repo"
     with (folder / "indicators.py").open("a", encoding="utf-8") as handle:
         handle.write(f"\n\n{function}")
-    insert(folder / "technical_indicators.py", 'Field(name="atr", dtype=Float64),', f"{field[1]},")
+    insert(folder / "technical_indicators.py", 'Field(name="atr"', f"{field[1]},")
     before = market.rows("SELECT created_timestamp, rsi_14 FROM features.technical_indicators ORDER BY event_timestamp")
     commands, *_ = blocks("console")
     for command in re.findall(r"^\$ featurectl (.*)$", commands, re.MULTILINE):

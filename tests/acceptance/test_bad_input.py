@@ -383,7 +383,7 @@ SETTINGS = [
 def test_bad_settings(market: Repo, tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "feature_store.yaml").write_bytes(content)
     before = state(market)
-    check(market.run("views", "-C", tmp_path), 2, message)
+    check(market.call("views", "-C", tmp_path), 2, message)
     assert state(market) == before
 
 
@@ -780,11 +780,11 @@ def test_no_command_shows_the_help(market: Repo) -> None:
 
 @pytest.mark.parametrize("symbol", ["NOPE", "市場₿", "%s%(a)s{}", "A" * 5000, "a_b", "a'b\"c;--"])
 def test_an_entity_that_is_not_there_is_not_found(market: Repo, symbol: str) -> None:
-    done = market.run("get-online", f"{symbol}_1h", "-f", "rsi_14", "--format", "csv")
+    done = market.call("get-online", f"{symbol}_1h", "-f", "rsi_14", "--format", "csv")
     assert done.returncode == 0
     assert done.stdout.splitlines()[1].endswith(",,,online,,NOT_FOUND")
     assert f"warning: {symbol}_1h: {VIEW} has no row; compute and materialize it" in done.stderr
-    done = market.run("get-offline", f"{symbol}_1h", *WINDOW, "--format", "csv")
+    done = market.call("get-offline", f"{symbol}_1h", *WINDOW, "--format", "csv")
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 1
     assert "warning: there are no features for these ids in this window" in done.stderr
@@ -838,7 +838,7 @@ def test_a_password_is_never_shown(market: Repo, tmp_path: Path, place: str, deb
     repo = Repo(tmp_path / "market", "" if place == "file" else NOBODY)
     flags = [*(["--debug"] if debug else []), *(["--database-url", NOBODY] if place == "flag" else [])]
     for words in (["get-online", "BTCUSDT_1h"], [*OFFLINE], ["materialize"], ["db", "status"], ["apply"], ["doctor"]):
-        done = repo.run(*words, *flags)
+        done = repo.call(*words, *flags)
         assert done.returncode in (1, 3), done
         assert SECRET not in done.stdout + done.stderr
         assert debug == ("Traceback" in done.stderr) or words == ["doctor"]
@@ -849,7 +849,7 @@ def test_a_password_is_never_shown(market: Repo, tmp_path: Path, place: str, deb
 TECHNICAL, INDICATORS, ENTITIES, SERVICES = (
     f"feature_repo/{name}.py" for name in ("technical_indicators", "indicators", "entities", "services")
 )
-ATR = 'Field(name="atr", dtype=Float64)'
+ATR = 'Field(name="atr", dtype=Float64, tags={"min": "0", **PRICE, **DEFINED})'
 Edit = tuple[str, str, str]
 
 
@@ -870,7 +870,7 @@ SOURCE = 'table="features.technical_indicators"'
 
 DEFINITIONS = [
     definition(
-        "syntax error", (TECHNICAL, "= FeatureView(", "= = FeatureView("), names=(f"{TECHNICAL} line 19", "SyntaxError")
+        "syntax error", (TECHNICAL, "= FeatureView(", "= = FeatureView("), names=(f"{TECHNICAL} line 27", "SyntaxError")
     ),
     definition("syntax error in functions", (INDICATORS, "def macd(", "def macd(("), names=(INDICATORS, "SyntaxError")),
     definition(

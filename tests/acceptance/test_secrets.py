@@ -56,6 +56,7 @@ ARGUMENTS: dict[tuple[str, ...], list[str]] = {
     ("ingest", "trades"): ["TMP/trades.csv", "--symbol", "BTCUSDT"],
     ("ingest", "signals"): ["TMP/news_sentiment.csv"],
     ("backfill",): ["--from", "2024-01-01", "--to", "2024-01-03"],
+    ("report",): ["-o", "TMP/report.html", "--title", f"postgresql://u:{PLAIN}@h/d"],
     ("run",): ["--heartbeat", f"http://127.0.0.1:1/{PLAIN}"],
     ("get-online",): ["BTCUSDT_1h"],
     ("get-offline",): ["BTCUSDT_1h", "--start", "2024-01-01", "--end", "2024-01-03", "-o", "TMP/out.csv"],

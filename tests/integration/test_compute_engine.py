@@ -1040,7 +1040,7 @@ def test_feasts_command_materializes_in_a_repository(repo: Repo) -> None:
         "INSERT INTO features.technical_indicators (symbol, timeframe, event_timestamp, rsi_14) "
         "VALUES ('BTCUSDT', '1h', '2024-01-01T01:00Z', 50) RETURNING 1"
     )
-    repo.ok("feast", "--", "materialize", "2024-01-01T00:00:00", "2024-01-01T01:00:00")
+    repo.feast("materialize", "2024-01-01T00:00:00", "2024-01-01T01:00:00")
     assert repo.rows("SELECT rsi_14 FROM online.market__technical_indicators_view") == [(50.0,)]
     done = dict(repo.rows("SELECT view, entities FROM featurectl.materializations"))
     assert done == {"market_features_view": 0, "sentiment_features_view": 0, "technical_indicators_view": 1}

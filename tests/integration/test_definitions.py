@@ -150,7 +150,12 @@ def test_a_new_field_adds_a_column_and_publishes_a_new_catalog(repo: Repo) -> No
 
 
 def test_a_removed_field_keeps_its_column_and_is_reported(repo: Repo) -> None:
-    edit(repo, "technical_indicators.py", '        Field(name="atr", dtype=Float64),\n', "")
+    edit(
+        repo,
+        "technical_indicators.py",
+        '        Field(name="atr", dtype=Float64, tags={"min": "0", **PRICE, **DEFINED}),\n',
+        "",
+    )
     planned = steps.plan(repo.database)
     assert f"keep column {ONLINE}.atr, which no definition names any more" in [one.summary for one in planned.schema]
     assert planned.drops == []
@@ -250,7 +255,7 @@ def test_a_mapped_column_has_its_own_name_in_history_and_the_fields_name_online(
 
 
 def test_a_tag_that_compute_could_not_follow_is_refused_by_its_place(repo: Repo) -> None:
-    edit(repo, "market_features.py", '{"aggregate": "mean"}', '{"aggregate": "median"}')
+    edit(repo, "market_features.py", '"aggregate": "mean"', '"aggregate": "median"')
     message = r"market_features\.py.*: view 'market_features_view': field 'bid_ask_spread' has aggregate=median; "
     with pytest.raises(DefinitionError, match=message):
         steps.plan(repo.database)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,14 +17,14 @@ from urllib.parse import quote
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from tests.fix_repository import Repo
+from featurectl.core.config import DATABASE_VARIABLE
+from tests.fix_repository import FEAST, WITH_FEAST, Repo
 from tests.integration.test_first_path import candles
 
 VIEW = "technical_indicators_view"
 FEATURES = ("rsi_14", "macd", "ema_20", "bollinger_bands_position", "atr", "volume_sma_ratio")
 NOW = "2024-01-03T12:30:00+00:00"
 NOON = "2024-01-03T12:00:00+00:00"
-FEAST = Path(sys.executable).with_name("feast")
 
 DEFINITIONS = """
 from datetime import timedelta
@@ -113,15 +111,6 @@ INSERT INTO drivers VALUES (1001, '2024-01-03 12:00', 4.5);
 """
 
 
-def feast(repo: Repo, *words: str) -> str:
-    """Run Feast's own program, as people do who know nothing of featurectl."""
-    done = subprocess.run(
-        [FEAST, *words], cwd=repo.root, env=repo.environment(), capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, f"{words}: {done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
 @pytest.fixture(autouse=True)
 def _noon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every process's clock stands half an hour after noon."""
@@ -137,14 +126,16 @@ def market(repo: Repo) -> Repo:
 
 
 class Alone(Repo):
-    """A repository in whose environment nothing names the database."""
+    """A repository in whose environment nothing names the database; to read what Feast applied takes Feast."""
 
-    def environment(self, extra: Any = None) -> dict[str, str]:
-        return {**os.environ, **(extra or {})}
+    with_feast = WITH_FEAST | {"views", "services", "get-online", "get-offline"}
+
+    def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        return {name: value for name, value in super().environment(extra).items() if name != DATABASE_VARIABLE}
 
 
 @pytest.fixture
-def alone(request: pytest.FixtureRequest, clone: Callable[[str | None], str], tmp_path: Path) -> Repo:
+def alone(request: pytest.FixtureRequest, clone: Callable[[str | None], str], tmp_path: Path) -> Alone:
     """A repository that names our stores and that featurectl has never seen; its registry is a file, or SQL."""
     url = clone(None)
     place = {"port": 5432, "host": "localhost", "password": "", **conninfo_to_dict(url)}
@@ -170,9 +161,9 @@ def alone(request: pytest.FixtureRequest, clone: Callable[[str | None], str], tm
 
 
 @pytest.mark.parametrize("alone", ["file", "sql"], indirect=True)
-def test_featurectl_works_where_feast_alone_applied(alone: Repo) -> None:
-    feast(alone, "apply")
-    feast(alone, "materialize", "2024-01-01T00:00:00", "2024-01-03T11:00:00")
+def test_featurectl_works_where_feast_alone_applied(alone: Alone) -> None:
+    alone.feast("apply")
+    alone.feast("materialize", "2024-01-01T00:00:00", "2024-01-03T11:00:00")
     listed = {view["name"]: view for view in alone.json("views")["views"]}
     assert set(listed) == {"bars", "drivers", "pushed", "doubled_rating"}
     assert alone.rows("SELECT registry IS NOT NULL FROM featurectl.catalogs") == [(True,)], "what it was made from"
@@ -192,13 +183,13 @@ def test_featurectl_works_where_feast_alone_applied(alone: Repo) -> None:
 
 
 @pytest.mark.parametrize("alone", ["sql"], indirect=True)
-def test_a_foreign_online_store_leaves_history_to_featurectl(alone: Repo) -> None:
+def test_a_foreign_online_store_leaves_history_to_featurectl(alone: Alone) -> None:
     text = (alone.root / "feature_store.yaml").read_text()
     start, end = text.index("online_store:"), text.index("batch_engine:")
     online = "online_store: {type: sqlite, path: data/online.db}\n"
     (alone.root / "feature_store.yaml").write_text(text[:start] + online + text[end:])
-    feast(alone, "apply")
-    feast(alone, "materialize", "2024-01-01T00:00:00", "2024-01-03T12:00:00")
+    alone.feast("apply")
+    alone.feast("materialize", "2024-01-01T00:00:00", "2024-01-03T12:00:00")
     rows = alone.json("get-offline", "BTCUSDT_1h", "-f", "close", "--start", "2024-01-03", "--end", NOON)["rows"]
     assert [row["close"] for row in rows] == [99.5, 100.5]
     online = alone.json("get-online", "BTCUSDT_1h", "-f", "close")["results"][0]
@@ -206,30 +197,30 @@ def test_a_foreign_online_store_leaves_history_to_featurectl(alone: Repo) -> Non
     refused = alone.run("get-online", "BTCUSDT_1h", "-f", "close", "--backend", "online")
     assert refused.returncode == 2
     assert "not in an online store of ours" in refused.stderr
-    answer = feast(alone, "get-online-features", "-e", "driver_id=1001", "-f", "drivers:rating")
+    answer = alone.feast("get-online-features", "-e", "driver_id=1001", "-f", "drivers:rating")
     assert json.loads(answer[answer.index("{") :])["rating"] == [4.5]
 
 
 @pytest.mark.parametrize("alone", ["sql"], indirect=True)
-def test_features_that_feast_makes_stay_feasts(alone: Repo) -> None:
-    feast(alone, "apply")
+def test_features_that_feast_makes_stay_feasts(alone: Alone) -> None:
+    alone.feast("apply")
     refused = alone.run("materialize", "--view", "doubled_rating")
     assert refused.returncode == 2
     assert "view 'doubled_rating' has features that Feast makes from its source" in refused.stderr
-    feast(alone, "materialize", "2024-01-01T00:00:00", "2024-01-03T12:00:00")
-    answer = feast(alone, "get-online-features", "-e", "driver_id=1001", "-f", "doubled_rating:twice")
+    alone.feast("materialize", "2024-01-01T00:00:00", "2024-01-03T12:00:00")
+    answer = alone.feast("get-online-features", "-e", "driver_id=1001", "-f", "doubled_rating:twice")
     assert json.loads(answer[answer.index("{") :])["twice"] == [9.0]
 
 
 @pytest.mark.parametrize("alone", ["file", "sql"], indirect=True)
-def test_featurectl_plans_nothing_after_feast_applied(alone: Repo) -> None:
+def test_featurectl_plans_nothing_after_feast_applied(alone: Alone) -> None:
     refused = alone.run("plan")
     assert refused.returncode == 2
     assert "view 'foreign' has FileSource; featurectl reads a PostgreSQLSource" in refused.stderr
     text = (alone.root / "definitions.py").read_text()
     start, end = text.index("foreign ="), text.index("@on_demand")
     (alone.root / "definitions.py").write_text(text[:start] + text[end:])
-    feast(alone, "apply")
+    alone.feast("apply")
     assert len(alone.json("services")["services"]) == 2
     planned = alone.json("plan")
     assert planned["changes"] == 0, planned
@@ -237,15 +228,15 @@ def test_featurectl_plans_nothing_after_feast_applied(alone: Repo) -> None:
 
 
 @pytest.mark.parametrize("alone", ["file"], indirect=True)
-def test_what_feast_applies_later_is_seen(alone: Repo) -> None:
+def test_what_feast_applies_later_is_seen(alone: Alone) -> None:
     before = alone.run("get-online", "BTCUSDT_1h")
     assert before.returncode == 2
     assert "run `featurectl apply`" in before.stderr
-    feast(alone, "apply")
+    alone.feast("apply")
     assert len(alone.json("services")["services"]) == 2
     text = (alone.root / "definitions.py").read_text()
     (alone.root / "definitions.py").write_text(text + MORE)
-    feast(alone, "apply")
+    alone.feast("apply")
     assert {one["name"] for one in alone.json("services")["services"]} == {"bars_service", "drivers_service", "more"}
 
 
@@ -265,13 +256,13 @@ def test_feast_applies_a_repository_of_featurectl(repo: Repo, clone: Callable[[s
 
 
 def test_feast_materializes_and_reads(market: Repo) -> None:
-    market.ok("feast", "--", "plan")
-    market.ok("feast", "--", "apply")
-    market.ok("feast", "--", "materialize", "2024-01-01T00:00:00", "2024-01-02T12:00:00")
+    market.feast("plan")
+    market.feast("apply")
+    market.feast("materialize", "2024-01-01T00:00:00", "2024-01-02T12:00:00")
     assert market.rows(f"SELECT max(event_timestamp)::text FROM online.market__{VIEW}") == [("2024-01-02 12:00:00+00",)]
-    market.ok("feast", "--", "materialize-incremental", "2024-01-03T12:00:00")
+    market.feast("materialize-incremental", "2024-01-03T12:00:00")
     words = ["get-online-features", "-e", "symbol=BTCUSDT", "-e", "timeframe=1h", "-f", f"{VIEW}:rsi_14"]
-    text = market.ok("feast", "--", *words)
+    text = market.feast(*words)
     theirs = json.loads(text[text.index("{") :])["rsi_14"][0]
     ours = market.json("get-online", "BTCUSDT_1h", "-f", "rsi_14")["results"][0]["features"]["rsi_14"]
     assert theirs == ours is not None

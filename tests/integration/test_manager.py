@@ -240,7 +240,7 @@ def test_symbols_beyond_ascii_are_found_whatever_the_client_s_encoding(
     async def main(manager: FeastFeatureStoreManager) -> None:
         (row,) = await manager.get_online_features_rows(["MÜNZE_1h"], NAMES)
         assert (row["symbol"], row["rsi_14"]) == ("MÜNZE", 1.0)
-        assert (await manager.get_feature_statistics(["rsi_14"], entity_ids=["MÜNZE_1h"]))["count"].tolist() == [0]
+        assert (await manager.get_feature_statistics(["rsi_14"], entity_ids=["MÜNZE_1h"]))["rows"].tolist() == [0]
 
     on(shop, main)
 

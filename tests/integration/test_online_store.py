@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import multiprocessing
 import os
 import random
 import threading
@@ -47,6 +46,7 @@ from tests.fix_online_store import (
     price,
     protos,
 )
+from tests.preloaded import process
 
 HOUR = timedelta(hours=1)
 LATER = NOON + HOUR
@@ -277,8 +277,11 @@ def test_simultaneous_writers_leave_the_newest_row_of_each_entity(stocked: Shop,
     first = random.randrange(2**32)
     print("seed", first)
     seeds = range(first, first + 4)
-    run = multiprocessing.get_context("spawn").Process if kind == "processes" else threading.Thread
-    writers = [run(target=write_many, args=(stocked.url, tmp_path, seed)) for seed in seeds]
+    arguments = [(stocked.url, tmp_path, seed) for seed in seeds]
+    if kind == "processes":
+        writers = [process(write_many, *given) for given in arguments]
+    else:
+        writers = [threading.Thread(target=write_many, args=given) for given in arguments]
     for writer in writers:
         writer.start()
     for writer in writers:

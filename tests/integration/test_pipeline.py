@@ -149,7 +149,7 @@ def test_a_run_is_one_run_of_the_ledger(repo: Repo, command: Command) -> None:
     done = command("run", code=0)
     rows = repo.rows("SELECT run_id, command, verdict, exit_code, rows_read, rows_written, steps FROM featurectl.runs")
     assert [row[:4] for row in rows] == [(done.document["run_id"], "run", "done", 0)]
-    assert [step["step"] for step in rows[0][6]] == ["ingest", "compute", *["materialize"] * 3]
+    assert [step["step"] for step in rows[0][6]] == ["ingest", "compute", *["materialize"] * 3, "check"]
     results = done.document["results"]
     assert rows[0][4:6] == tuple(sum(one[name] or 0 for one in results) for name in ("read", "written"))
     again = command("run", code=0)
@@ -755,6 +755,24 @@ def test_findings_are_an_exit_code_of_their_own(repo: Repo, command: Command) ->
     assert done.document["findings"] == ["technical_indicators_view 1h: BTCUSDT_1h lags by 2 bars, more than 1"]
     assert "BTCUSDT_1h lags by 2 bars" in done.err
     assert command("run", "--max-lag", "2", code=0).document["findings"] == []
+
+
+def test_the_check_compares_online_with_history_where_it_is_told_to(repo: Repo, command: Command) -> None:
+    put(repo, "BTCUSDT_1h.csv", candles(60))
+    settings(repo, "consistency: 20")
+    assert command("run", code=0).document["findings"] == []
+    with repo.connect() as connection:
+        connection.execute("UPDATE online.market__technical_indicators_view SET rsi_14 = rsi_14 + 1")
+        connection.execute("UPDATE features.technical_indicators SET macd = macd + 1")
+    first, second = command("run", "--step", "check", code=1).document["findings"]
+    seed = re.search(r"--seed \d+", first)
+    shows = f"; `featurectl consistency --sample 20 {seed and seed[0]}` shows them"
+    assert [first, second] == [
+        f"technical_indicators_view: 2 mismatch online against the history{shows}",
+        f"technical_indicators_view: 1 mismatch in the history against what is recomputed{shows}",
+    ]
+    settings(repo, "consistency: 0")
+    assert command("run", "--step", "check", code=0).document["findings"] == []
 
 
 def test_the_check_looks_at_what_a_reader_gets(repo: Repo, command: Command) -> None:

@@ -148,7 +148,8 @@ def test_the_reader_gets_what_the_writer_made(granted: Granted, tmp_path: Path) 
 
 # What is there already, and what the roles are meant for as soon as it is there.
 READS = [("services",), ("views",), ("entities",), ("entities", "symbol"), ("storage",), ("db", "status"), ("doctor",)]
-READS += [words for words in [("status",), ("runs",), ("gaps",)] if words[0] in COMMANDS]
+READS += [("status",), ("runs",), ("gaps",), ("check",), ("stats",), ("drift",), ("baseline", "list"), ("consistency",)]
+READS += [("lookahead",)]
 
 
 @pytest.mark.parametrize("words", READS, ids=" ".join)

@@ -79,6 +79,11 @@ ROWS = {
         "featurectl.backfill_chunks": "(1, 'v', 'BTCUSDT', '2024-01-02Z', 3, 4)",
         "featurectl.known_absent": "('BTCUSDT', '*', '2024-01-01Z', '2024-01-02Z', 'an outage', '2024-01-03Z')",
     },
+    6: {
+        "featurectl.profiles": "('market', 'spring', '2024-01-01Z', '2024-03-31Z', true, '2024-04-01Z')",
+        "featurectl.profile_features": "('market', 'spring', 'v', 'f', '', 'value', 1, 0, 1, 2.0, null,"
+        " '{2}', '{2}', '{1,0}', '{}')",
+    },
 }
 # Tables whose columns a migration has changed: their rows can't be compared as they are.
 CHANGED = {"featurectl.computed_series", "featurectl.catalogs"}

@@ -39,6 +39,8 @@ def test_without_settings_everything_is_done_and_nothing_is_demanded() -> None:
     assert read() == Pipeline()
     assert read().steps == STEPS == ("ingest", "compute", "materialize", "check")
     assert (read().inbox, read().settle, read().if_locked, read().wait_for) == (None, 2.0, IfLocked.FAIL, 600.0)
+    assert read().consistency == 0
+    assert read().drift is None
     assert (read().max_lag, read().metrics_file, read().heartbeat_url, read().views) == (None, None, None, ())
 
 
@@ -51,6 +53,7 @@ def test_every_setting_is_read() -> None:
         if_locked="wait",
         wait_for="2h",
         max_lag=0,
+        consistency=20,
         metrics_file="/var/lib/node/x.prom",
         heartbeat_url="https://host/secret",
     )
@@ -62,6 +65,7 @@ def test_every_setting_is_read() -> None:
         if_locked=IfLocked.WAIT,
         wait_for=7200.0,
         max_lag=0,
+        consistency=20,
         metrics_file=Path("/var/lib/node/x.prom"),
         heartbeat_url="https://host/secret",
     )
@@ -86,6 +90,8 @@ def test_every_setting_is_read() -> None:
         ("wait_for", -1, r"wait_for can't be -1; '-1' is not a duration"),
         ("max_lag", -1, r"max_lag can't be -1; write a number of bars"),
         ("max_lag", True, r"max_lag can't be True; write a number of bars"),
+        ("drift", "weekly", r"drift can't be 'weekly'; 'weekly' is not a duration"),
+        ("consistency", "all", r"consistency can't be 'all'; write a number of entities"),
         ("max_lag", 1.5, r"max_lag can't be 1.5; write a number of bars"),
         ("metrics_file", ["x"], r"metrics_file can't be \['x'\]; write a file's name"),
         ("heartbeat_url", "secret", r"heartbeat_url can't be what it is; the heartbeat is not a URL"),

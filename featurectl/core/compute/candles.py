@@ -44,6 +44,30 @@ def list_series(connection: Connection) -> list[EntityId]:
     return [entity for entity in rows if entity.timeframe in TIMEFRAMES]
 
 
+def read_bars(connection: Connection, series: EntityId, first_open: int, last_open: int) -> dict[str, Any]:
+    """Return the bars that open from one instant to another: ``open_time``, the candle columns, and ``created``."""
+    ends = {"first_open": nearest_instant(first_open), "last_open": nearest_instant(last_open)}
+    return pgcopy.read(connection, query("candles", "bars"), _BARS, {**_key(series), **ends})
+
+
+def bar_before(connection: Connection, series: EntityId, before: int, *, skipped: int) -> int | None:
+    """Return when the bar opened that has so many others between it and an instant; nothing where there are fewer."""
+    parameters = {**_key(series), "before": nearest_instant(before), "skipped": skipped}
+    row = connection.execute(query("candles", "bar_before"), parameters).fetchone()
+    return microseconds(row[0]) if row else None
+
+
+def bar_after(connection: Connection, series: EntityId, after: int, *, skipped: int) -> int | None:
+    """Return when the bar opened that has so many others between an instant and itself; nothing if there are fewer."""
+    parameters = {**_key(series), "after": nearest_instant(after), "skipped": skipped}
+    row = connection.execute(query("candles", "bar_after"), parameters).fetchone()
+    return microseconds(row[0]) if row else None
+
+
+def _key(series: EntityId) -> dict[str, str]:
+    return {"symbol": series.symbol, "timeframe": series.timeframe}
+
+
 def jobs(
     connection: Connection, view: View, functions: FunctionSet, request: Request, *, warmup: int, now: datetime
 ) -> list[CandleJob]:
@@ -167,8 +191,12 @@ class _Series:
         )
 
     @property
+    def _id(self) -> EntityId:
+        return EntityId(self.job.symbol, self.timeframe)
+
+    @property
     def _key(self) -> dict[str, str]:
-        return {"symbol": self.job.symbol, "timeframe": self.timeframe}
+        return _key(self._id)
 
     @property
     def _bar(self) -> int:
@@ -201,9 +229,7 @@ class _Series:
 
     def _warmup_before(self, since: int) -> int | None:
         """Return the open time from which there are enough bars before ``since``; nothing where there are not."""
-        parameters = {**self._key, "before": nearest_instant(since), "skipped": self.job.warmup - 1}
-        row = self.job.connection.execute(query("candles", "bar_before"), parameters).fetchone()
-        return microseconds(row[0]) if row else None
+        return bar_before(self.job.connection, self._id, since, skipped=self.job.warmup - 1)
 
     def _first_of_window(self) -> int | None:
         """Return the open time of the window's first bar; bars before it are its warm-up."""
@@ -215,10 +241,9 @@ class _Series:
         closed, end = self.job.now - TIMEFRAMES[self.timeframe], self.job.request.window.end
         if end is None:
             return closed
-        after = nearest_instant(microseconds(end) - self._bar)
-        parameters = {**self._key, "after": after, "skipped": self.job.warmup}
-        row = self.job.connection.execute(query("candles", "bar_after"), parameters).fetchone()
-        return min(closed, row[0]) if row else closed
+        after = microseconds(end) - self._bar
+        found = bar_after(self.job.connection, self._id, after, skipped=self.job.warmup)
+        return closed if found is None else min(closed, nearest_instant(found))
 
     def _closed_bars(self, start: int | None, last: datetime) -> tuple[Int64, Int64]:
         parameters = {**self._key, "first_open": _instant(start), "last_open": last}
@@ -263,7 +288,7 @@ class _Series:
         functions = self.job.functions if features is None else self.job.functions.only(features)
         for first, last in blocks(target, self.job.warmup):
             start = max(0, first - self.job.warmup)
-            bars = self._bars(open_times[start], open_times[last])
+            bars = read_bars(self.job.connection, self._id, open_times[start], open_times[last])
             computed = functions.compute({name: bars[name] for name in CANDLE_COLUMNS})
             keep = target[start : last + 1]
             columns = {self.job.view.timestamp_column: bars["open_time"][keep] + self._bar}
@@ -276,14 +301,6 @@ class _Series:
             yield write_series(
                 self.job.connection, table, self._key, columns, now=self.job.now, insert=features is None
             )
-
-    def _bars(self, first_open: int, last_open: int) -> dict[str, Any]:
-        parameters = {
-            **self._key,
-            "first_open": nearest_instant(first_open),
-            "last_open": nearest_instant(last_open),
-        }
-        return pgcopy.read(self.job.connection, query("candles", "bars"), _BARS, parameters)
 
 
 def _instant(start: int | None) -> datetime:

@@ -57,14 +57,57 @@ def jobs(
         DefinitionError: a function reads nothing, or a tag can't be read.
     """
     features = request.features or tuple(field.name for field in view.fields)
-    validities = {field.name: tags.validity(field) // timedelta(microseconds=1) for field in view.fields}
-    chosen = ScoreFunctions(functions.only(features), validities)
+    chosen = score_functions(view, functions.only(features))
     scored = symbols_in(connection, SIGNALS)
     return [
         SignalJob(connection, view, chosen, features, symbol, request, now)
         for symbol in (symbols(connection) if MARKET in scored else sorted(scored))
         if request.wants_symbol(symbol)
     ]
+
+
+def score_functions(view: View, functions: FunctionSet) -> ScoreFunctions:
+    """Return functions of a view with the validities that its fields name.
+
+    Raises:
+        DefinitionError: a function reads nothing, or a tag can't be read.
+    """
+    validities = {field.name: tags.validity(field) // timedelta(microseconds=1) for field in view.fields}
+    return ScoreFunctions(functions, validities)
+
+
+def read_scores(
+    connection: Connection, functions: ScoreFunctions, symbol: str, first: int, last: int
+) -> dict[str, Scores]:
+    """Return the scores that may count for a symbol from instant ``first`` to ``last``, by the name of the signal."""
+    names = functions.signals
+    parameters = {
+        "symbols": _scored(symbol),
+        "names": names,
+        "first": nearest_instant(first - functions.reach),
+        "last": nearest_instant(last),
+    }
+    found = pgcopy.read(connection, query("compute_signals", "scores"), _KINDS, parameters)
+    of = {name: found["signal"] == place for place, name in enumerate(names, 1)}
+    return {name: Scores(found["time"][chosen], found["score"][chosen]) for name, chosen in of.items()}
+
+
+def oldest_score(connection: Connection, symbol: str) -> int | None:
+    """Return when the first score was given that counts for a symbol, in microseconds since 1970."""
+    row = connection.execute(query("compute_signals", "oldest_score"), {"symbols": _scored(symbol)}).fetchone()
+    return microseconds(row[0]) if row and row[0] else None
+
+
+def next_score(connection: Connection, functions: ScoreFunctions, symbol: str, first: int) -> int | None:
+    """Return when the first score was given, at or after an instant, that functions read for a symbol."""
+    parameters = {"symbols": _scored(symbol), "names": functions.signals, "first": nearest_instant(first)}
+    row = connection.execute(query("compute_signals", "next_score"), parameters).fetchone()
+    return microseconds(row[0]) if row and row[0] else None
+
+
+def _scored(symbol: str) -> list[str]:
+    """Return whose scores count for a symbol: its own, and the whole market's."""
+    return [symbol, MARKET]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +147,7 @@ class SignalJob:
 
     def begin_whole(self) -> Unseen | None:
         """See :class:`Job`."""
-        oldest, start = self._instant("oldest_score", symbols=self._symbols), self.request.window.start
+        oldest, start = oldest_score(self.connection, self.symbol), self.request.window.start
         if self.request.features or (oldest and start and microseconds(start) > _up(oldest) * QUARTER):
             return None
         ledger = Ledger(self.connection, self.view.source_table or "", self.symbol)
@@ -118,7 +161,7 @@ class SignalJob:
 
     @property
     def _symbols(self) -> list[str]:
-        return [self.symbol, MARKET]
+        return _scored(self.symbol)
 
     @property
     def _hashes(self) -> dict[str, str]:
@@ -127,7 +170,7 @@ class SignalJob:
 
     def _compute(self, state: State, changes: Iterable[Change]) -> Computed:
         rows = FeatureRows(self.connection, self.view, {"symbol": self.symbol})
-        newest, oldest = rows.newest(), self._instant("oldest_score", symbols=self._symbols)
+        newest, oldest = rows.newest(), oldest_score(self.connection, self.symbol)
         # Without rows nothing is up to date, whatever was noted.
         spans = self._due(State() if self.request.full or newest is None else state, changes, oldest)
         stays = Kept(newest, {})
@@ -138,7 +181,7 @@ class SignalJob:
         read = computed = 0
         written: list[Written] = []
         for instants in self._pieces(rows, newest, spans):
-            scores = self._scores(int(instants[0]) - self.functions.reach, int(instants[-1]))
+            scores = read_scores(self.connection, self.functions, self.symbol, int(instants[0]), int(instants[-1]))
             told, features = self._features(rows, newest, instants, scores)
             read += sum(len(one.times) for one in scores.values())
             computed += len(told)
@@ -177,22 +220,9 @@ class SignalJob:
     def _following(self, rows: FeatureRows, newest: int | None, quarter: int) -> int | None:
         """Return the first quarter of an hour, from one on, at which a score may be valid or a row is."""
         instant = quarter * QUARTER
-        first = nearest_instant(instant - self.functions.reach)
-        score = self._instant("next_score", symbols=self._symbols, names=self.functions.signals, first=first)
+        score = next_score(self.connection, self.functions, self.symbol, instant - self.functions.reach)
         row = rows.following(instant) if newest is not None and newest >= instant else None
         return min((max(quarter, _up(one)) for one in (score, row) if one is not None), default=None)
-
-    def _scores(self, first: int, last: int) -> dict[str, Scores]:
-        names = self.functions.signals
-        parameters = {
-            "symbols": self._symbols,
-            "names": names,
-            "first": nearest_instant(first),
-            "last": nearest_instant(last),
-        }
-        found = pgcopy.read(self.connection, query("compute_signals", "scores"), _KINDS, parameters)
-        of = {name: found["signal"] == place for place, name in enumerate(names, 1)}
-        return {name: Scores(found["time"][chosen], found["score"][chosen]) for name, chosen in of.items()}
 
     def _features(
         self, rows: FeatureRows, newest: int | None, instants: Ints, scores: Mapping[str, Scores]
@@ -207,10 +237,6 @@ class SignalJob:
         if newest is not None and newest >= first:
             told |= np.isin(instants, rows.between(first, last))
         return instants[told], {name: values[told] for name, values in wanted.items()}
-
-    def _instant(self, name: str, **parameters: object) -> int | None:
-        row = self.connection.execute(query("compute_signals", name), parameters).fetchone()
-        return microseconds(row[0]) if row and row[0] else None
 
 
 def _up(instant: int) -> int:

@@ -100,13 +100,14 @@ class TickStream:
 
     def _ticks(self, table: str, at: int, end: int) -> tuple[dict[str, NDArray[Any]], int]:
         """Return the ticks from minute ``at`` on, and the minute before which they are all there."""
-        ticks = self._select(table, at, end, MANY_TICKS)
+        ticks = self.select(table, at, end, MANY_TICKS)
         if len(ticks["time"]) < MANY_TICKS:
             return ticks, end
         last = int(ticks["time"][-1]) // MINUTE
-        return (ticks, last) if last > at else (self._select(table, at, at + 1, None), at + 1)
+        return (ticks, last) if last > at else (self.select(table, at, at + 1, None), at + 1)
 
-    def _select(self, table: str, at: int, end: int, limit: int | None) -> dict[str, NDArray[Any]]:
+    def select(self, table: str, at: int, end: int, limit: int | None) -> dict[str, NDArray[Any]]:
+        """Return at most so many ticks from minute ``at`` to before ``end``: their times, and what functions read."""
         needed = {name for feature in self.tables[table].ordered for name in feature.inputs}
         columns = [name for name in INPUTS["ticks"][table] if name in needed]
         statement = query("compute_ticks", "ticks").format(
@@ -136,6 +137,13 @@ def first_tick(connection: Connection, table: str, symbol: str, start: datetime 
     """Return the instant of a symbol's first tick, at or after ``start``, in microseconds since 1970."""
     statement = query("compute_ticks", "next_tick").format(table=_identifier(table))
     row = connection.execute(statement, {"symbol": symbol, "first": start or "-infinity"}).fetchone()
+    return microseconds(row[0]) if row else None
+
+
+def last_tick(connection: Connection, table: str, symbol: str, before: datetime) -> int | None:
+    """Return the instant of a symbol's last tick before another instant, in microseconds since 1970."""
+    statement = query("compute_ticks", "last_tick").format(table=_identifier(table))
+    row = connection.execute(statement, {"symbol": symbol, "before": before}).fetchone()
     return microseconds(row[0]) if row else None
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,9 @@ from featurectl.version import __version__
 if TYPE_CHECKING:
     from prometheus_client.core import GaugeMetricFamily
 
+    from featurectl.core.checks import CheckReport
     from featurectl.core.runs.run import Run
+    from featurectl.core.statistics.drift import Drift
 
 _OF_VIEW = {
     "lag_bars": "Rows that are due and not online, of the entity that is furthest behind: bars, or minutes for "
@@ -78,6 +81,9 @@ def write_metrics(run: Run, path: Path, outcome: Outcome, *, now: datetime) -> N
     for view, count in (run.degraded or {}).items():
         text = "Answers of the run's check that came by another path than the first."
         page.add("degraded_answers", text, {"project": labels["project"], "view": view}, count)
+    if run.checks:
+        _of_checks(page, labels["project"], run.checks)
+    _of_drift(page, labels["project"], run.drifts)
     try:
         write_to_textfile(os.path.realpath(path), page.registry)  # a link stays one
     except OSError as error:
@@ -94,6 +100,29 @@ def _of_run(page: _Page, run: Run, labels: Mapping[str, str], outcome: Outcome, 
     for name in COUNTS:
         total = sum(getattr(step, name) for step in run.steps)
         page.add("run_rows", "Rows by what became of them.", {**labels, "kind": name}, total)
+
+
+def _of_checks(page: _Page, project: str, report: CheckReport) -> None:
+    for one in report.outcomes:
+        labels = {"project": project, "view": one.view, "feature": one.feature, "rule": one.rule}
+        labels["severity"] = str(one.severity)
+        found = "Whether a rule found fault with the newest rows: 1, or 0."
+        page.add("check_findings", found, labels, float(one.verdict != "ok"))
+        page.add("check_offending_rows", "The newest rows that a rule finds fault with.", labels, one.offending)
+
+
+def _of_drift(page: _Page, project: str, drifts: Sequence[Drift]) -> None:
+    """Add the PSI of all entities together, and how many of them, and of what is looked at, have which verdict."""
+    for one in drifts:
+        labels = {"project": project, "view": one.view, "feature": one.feature}
+        if one.psi is not None and one.is_pooled:
+            text = "Population stability index of the newest window, of all entities of a timeframe."
+            page.add("drift_psi", text, {**labels, "entity": one.entity or ""}, one.psi)
+    verdicts = Counter((one.view, one.feature, str(one.verdict)) for one in drifts)
+    for (view, feature, verdict), count in sorted(verdicts.items()):
+        text = "Entities, and all of them together, by the verdict on the feature's drift."
+        labels = {"project": project, "view": view, "feature": feature, "verdict": verdict}
+        page.add("drift_verdicts", text, labels, count)
 
 
 def _of_views(page: _Page, project: str, report: FreshnessReport) -> None:

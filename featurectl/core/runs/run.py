@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import psycopg
 from psycopg import IsolationLevel
@@ -34,6 +34,10 @@ from featurectl.errors import (
     Skipped,
     encodable,
 )
+
+if TYPE_CHECKING:
+    from featurectl.core.checks import CheckReport
+    from featurectl.core.statistics.drift import Drift
 
 T = TypeVar("T")
 
@@ -68,6 +72,10 @@ class Run:
         self.seconds = 0.0
         # Views, and how many of their answers came by another path than the first, where that was looked at.
         self.degraded: dict[str, int] | None = None
+        # What the rows were found to be like, where they were checked.
+        self.checks: CheckReport | None = None
+        # How far features have moved, where that was looked at.
+        self.drifts: Sequence[Drift] = ()
         self._held: list[str] = []
         self._is_recorded = False
         limit = database.config.retry_for if settings.retry_for is None else settings.retry_for

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+    from featurectl.core.statistics.describe import FeatureStatistics
+    from featurectl.core.statistics.drift import Drift
+
 KEYS = ("entity_id", "symbol", "timeframe")
 _TIME = "datetime64[us, UTC]"
 # By the types of PostgreSQL's columns, and by those of a report's fields; everything else is an object.
@@ -147,6 +150,30 @@ def _frame(table: pa.Table, *, nullable: bool) -> pd.DataFrame:
 
 
 # --- reports ---------------------------------------------------------------------------------------------------------
+
+
+def _moved(one: FeatureStatistics, known: Mapping[tuple[str, str, str | None], Drift]) -> Drift | None:
+    """Return how far a feature of an entity, a timeframe or, where there is one, all entities has moved."""
+    from featurectl.core.statistics.profile import pooled
+
+    if one.entity or one.timeframe:
+        return known.get((one.view, one.feature, one.entity or pooled(one.timeframe)))
+    ours = (drift for drift in known.values() if (drift.view, drift.feature) == (one.view, one.feature))
+    found = [drift for drift in ours if drift.is_pooled]
+    return found[0] if len(found) == 1 else None
+
+
+def drift_frame(statistics: Sequence[FeatureStatistics], drifts: Sequence[Drift]) -> pd.DataFrame:
+    """Return, in rows like those of statistics, how far each feature has moved; nothing for what was not compared."""
+    import pandas as pd
+
+    known = {(one.view, one.feature, one.entity): one for one in drifts}
+    ours = [_moved(one, known) for one in statistics]
+    data: dict[str, Any] = {"drift": pd.Series([one and str(one.verdict) for one in ours], dtype="object")}
+    for name in ("psi", "chance", "ks", "js", "wasserstein"):
+        data[name] = pd.Series([getattr(one, name, None) for one in ours], dtype="float64")
+    data["began"] = pd.Series([one.began if one else None for one in ours], dtype="object")
+    return pd.DataFrame(data)
 
 
 def report_frame(kind: type, results: Sequence[Any], columns: Mapping[str, str] | None = None) -> pd.DataFrame:
