@@ -79,7 +79,8 @@ def _texts(
     for text in texts:
         if not isinstance(text, str):
             raise error(f"{argument} holds {_shown(text)}, which is a {type(text).__name__} and not text")
-    return texts
+    # The texts of numpy and of enumerations have a repr of their own, and would stand in answers as what they are.
+    return tuple(map(str.__str__, texts))
 
 
 def backend(name: str) -> Backend:
