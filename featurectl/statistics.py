@@ -36,12 +36,7 @@ class Chosen:
         Raises:
             NotFound, UsageError: see :meth:`featurectl.core.catalog.Catalog.select`.
         """
-        if not self.views:
-            return catalog.select(self.features, self.service)
-        if self.features or self.service:
-            raise UsageError("give views, feature names or a service, and not two of them")
-        views = [catalog.view(name) for name in dict.fromkeys(self.views)]
-        return tuple(map(Selection.whole, views))
+        return catalog.select(self.features, self.service, views=self.views)
 
 
 def statistics(

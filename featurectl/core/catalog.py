@@ -146,19 +146,29 @@ class Catalog:
         return list(dict.fromkeys(view for view, _ in service.features if view not in views))
 
     def select(
-        self, features: Sequence[str] = (), service: str | None = None, *, online: bool = False
+        self,
+        features: Sequence[str] = (),
+        service: str | None = None,
+        *,
+        views: Sequence[str] = (),
+        online: bool = False,
     ) -> tuple[Selection, ...]:
-        """Resolve feature names (``rsi_14`` or ``view:rsi_14``) or a service; with neither, everything.
+        """Resolve feature names (``rsi_14`` or ``view:rsi_14``), a service, or whole views; with none, everything.
 
         A feature that a composite repeats is that of its own view, unless the composite is named. ``online`` limits
         the choice to views that are served online.
 
         Raises:
             NotFound: an unknown feature, view or service, or a service that is not the catalog's alone.
-            UsageError: a name that several views have, both features and a service, or a view that is not online.
+            UsageError: a name that several views have, two of features, service and views, or a view that is not
+                online.
         """
+        if views and (features or service):
+            raise UsageError("give views, feature names or a service, and one of them only")
         if features and service:
             raise UsageError("give feature names or a service, not both")
+        if views:
+            return tuple(Selection.whole(self.view(name)) for name in dict.fromkeys(views))
         if service:
             wanted = self._whole(self.service(service))
         elif features:

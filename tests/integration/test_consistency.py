@@ -385,9 +385,10 @@ def test_ids_symbols_views_and_features_say_what_is_looked_at(market: Market) ->
     assert looked(ids=("BTCUSDT_1h", "ETHUSDT"), views=(VIEW, SCORES)) == {SCORES: 2, VIEW: 2}
     assert looked(features=("rsi_14",)) == {VIEW: 5}
     assert looked(service="sentiment_service") == {SCORES: 4}
-    assert looked(service="market_analysis_service", views=(TICKS,)) == {TICKS: 4}
-    with pytest.raises(UsageError, match=rf"of {VIEW}, not of {TICKS}"):
-        looked(features=("rsi_14",), views=(TICKS,))
+    assert looked(service="market_analysis_service")[TICKS] == 4
+    for several in ({"features": ("rsi_14",)}, {"service": "sentiment_service"}):
+        with pytest.raises(UsageError, match="give views, feature names or a service, and one of them only"):
+            looked(views=(TICKS,), **several)
     with pytest.raises(NotFound, match=r"^symbol 'NOSUCH' not found; symbols: BTCUSDT, ETHUSDT, OLDUSDT, SOLUSDT"):
         looked(ids=("NOSUCH",))
     with pytest.raises(NotFound, match=r"^entity 'ETHUSDT_4h' not found"):
@@ -487,8 +488,8 @@ def test_a_function_that_fails_is_told(market: Market, tmp_path: Path) -> None:
     with (tmp_path / "own" / "feature_repo" / "indicators.py").open("a") as file:
         file.write("\n\ndef rsi_14(close): return close[1:]\n")
     with pytest.raises(DefinitionError, match="rsi_14 returned shape"):
-        look(broken, views=(VIEW,), features=("rsi_14",))
-    assert look(broken, views=(VIEW,), features=("macd",)).findings() == 0
+        look(broken, features=("rsi_14",))
+    assert look(broken, features=("macd",)).findings() == 0
 
 
 # --- while others write ----------------------------------------------------------------------------------------------
@@ -503,7 +504,7 @@ class Between:
     calls: int = 0
 
     def look(self, **asked: Any) -> Consistency:
-        wanted, market = Asked(views=(VIEW,), **asked), self.market
+        wanted, market = Asked(**(asked or {"views": (VIEW,)})), self.market
 
         def read_online(chosen: Selection, entities: Sequence[EntityId]) -> ViewAnswer:
             answer = read(market, chosen, entities)
@@ -598,7 +599,7 @@ def test_writers_at_work_raise_no_alarm(market: Market) -> None:
         verdicts = [
             one.online_verdict
             for seed in range(12)
-            for one in look(market, views=(VIEW,), features=("rsi_14",), seed=seed).differences
+            for one in look(market, features=("rsi_14",), seed=seed).differences
         ]
     finally:
         stop.set()

@@ -240,7 +240,7 @@ REFUSED = {
     ("drift", "--nulls", "0", "nan"): "--nulls 0 nan: give two numbers above 0",
     ("drift", "--current", "now", "-7d"): "swap them",
     ("drift", "--view", "nope"): "view 'nope' not found",
-    ("stats", "--view", VIEW, "-f", "atr"): "give views, feature names or a service, and not two of them",
+    ("stats", "--view", VIEW, "-f", "atr"): "give views, feature names or a service, and one of them only",
     ("stats", "--by", "week"): "by='week' does not exist; choices: entity, day, timeframe",
     ("stats", "--save", " "): "is no name for a profile",
     ("stats", "--start", "2030-01-01", "--save", "x"): "there are no rows in the window",

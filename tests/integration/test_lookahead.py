@@ -259,6 +259,8 @@ def test_only_bars_that_are_closed_are_looked_at(with_code: Any) -> None:
 
 def test_names_say_what_is_looked_at(market: Market) -> None:
     assert {one.view for one in look(market, service="market_analysis_service", sample=2).features} == {TICKS, SCORES}
+    with pytest.raises(UsageError, match="one of them only"):
+        look(market, views=("technical_indicators_view",), features=("rsi_14",))
     with pytest.raises(UsageError, match=r"no function to look at; comprehensive_features_view is not looked at"):
         look(market, views=("comprehensive_features_view",))
     with pytest.raises(NotFound, match=r"^symbol 'NOSUCH' not found"):

@@ -22,7 +22,7 @@ from featurectl.core.freshness import Unreadable
 from featurectl.core.gaps import Declaration, declarations_if_any
 from featurectl.core.runs.retries import is_transient
 from featurectl.core.times import ALWAYS, Window
-from featurectl.errors import FeaturectlError, Interrupted, NotFound, UsageError
+from featurectl.errors import FeaturectlError, Interrupted, NotFound
 
 RULES = (*FeatureRule, *CandleRule)
 
@@ -109,15 +109,14 @@ def selected(
     """Return what :func:`run_checks` takes for features, a service, or views, market.candles among them.
 
     Raises:
-        NotFound: one does not exist.
-        UsageError: several of these are given, or a feature is in several views.
+        NotFound, UsageError: see :meth:`featurectl.core.catalog.Catalog.select`.
     """
-    if views and (features or service):
-        raise UsageError("give views, feature names or a service, and one of them only")
-    if views:
-        named = [catalog.view(name) for name in dict.fromkeys(views) if name != CANDLES]
-        return list(map(Selection.whole, named)), CANDLES in views
-    return (catalog.select(features, service), False) if features or service else (None, None)
+    if not (features or service or views):
+        return None, None
+    named = [name for name in views if name != CANDLES]
+    if not (features or service or named):
+        return [], True
+    return catalog.select(features, service, views=named or views), CANDLES in views
 
 
 def _chosen(catalog: Catalog, selections: Sequence[Selection] | None, ids: Sequence[EntityId]) -> Sequence[Selection]:

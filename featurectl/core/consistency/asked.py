@@ -11,7 +11,6 @@ from featurectl.core.catalog import Catalog, Selection, View
 from featurectl.core.consistency.readings import entities_of, is_named_by_ids, means, unknown
 from featurectl.core.db import Connection
 from featurectl.core.entity import EntityId, parse_id_or_symbol
-from featurectl.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,21 +33,14 @@ class Asked:
 
 
 def selections(catalog: Catalog, asked: Asked) -> tuple[Selection, ...]:
-    """Return the features that are looked at, by view: those of some views, or of names, or all there are.
+    """Return the features that are looked at, by view; all that there are, composites' too, where none is named.
 
     Raises:
-        NotFound: a view, feature or service does not exist.
-        UsageError: both views and a service, or none of the features is of the views.
+        NotFound, UsageError: see :meth:`featurectl.core.catalog.Catalog.select`.
     """
-    views = [catalog.view(name) for name in dict.fromkeys(asked.views)] or list(catalog.views)
-    if not asked.features and not asked.service:
-        return tuple(map(Selection.whole, views))
-    wanted = catalog.select(asked.features, asked.service)
-    found = tuple(one for one in wanted if one.view in views)
-    if not found:
-        names = ", ".join(one.view.name for one in wanted)
-        raise UsageError(f"the features asked for are of {names}, not of {', '.join(asked.views)}; leave one out")
-    return found
+    if asked.features or asked.service or asked.views:
+        return catalog.select(asked.features, asked.service, views=asked.views)
+    return tuple(map(Selection.whole, catalog.views))
 
 
 def samples(

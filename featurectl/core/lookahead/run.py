@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from featurectl.core.catalog import Catalog, Selection, View
 from featurectl.core.consistency.readings import means, unknown
@@ -21,9 +21,6 @@ from featurectl.core.entity import EntityId, parse_id_or_symbol
 from featurectl.core.lookahead.probe import Deviation, Probe, Stretch, begun_later, repeated, truncated
 from featurectl.core.lookahead.stretches import Source, source_of
 from featurectl.errors import UsageError
-
-if TYPE_CHECKING:
-    pass
 
 # Where the beginning of a series is cut off.
 FIRST_CUTS = (1, 2, 5, 10, 20, 30, 50, 100, 200, 500)
@@ -128,11 +125,10 @@ def find_lookahead(
 
 def _selections(catalog: Catalog, asked: Asked) -> tuple[list[Selection], list[str]]:
     """Return the computed features that are asked for, and what is to be said of others."""
-    views = [catalog.view(name) for name in dict.fromkeys(asked.views)] or list(catalog.views)
-    if asked.features or asked.service:
-        wanted = [one for one in catalog.select(asked.features, asked.service) if one.view in views]
+    if asked.features or asked.service or asked.views:
+        wanted = catalog.select(asked.features, asked.service, views=asked.views)
     else:
-        wanted = list(map(Selection.whole, views))
+        wanted = tuple(map(Selection.whole, catalog.views))
     chosen = [one for one in wanted if one.view.functions_file]
     notes = [f"{one.view.name} is not looked at: {_why_not(one.view)}" for one in wanted if one not in chosen]
     if not chosen:
