@@ -10,6 +10,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -131,9 +132,28 @@ def tell(seconds: float, result: Any = None) -> None:
 
 
 def _peak_mb() -> float:
+    # Not ru_maxrss: on Linux that begins with what the parent had when it started us.
+    known = _memory_mb("VmHWM")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if known is None else known
+
+
+def _memory_mb(name: str) -> float | None:
+    """Return what Linux says of this process's memory; nothing elsewhere."""
     status = Path("/proc/self/status")
     if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    # Not ru_maxrss: on Linux that begins with what the parent had when it started us.
-    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return None
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) / 1024
+
+
+class OwnMemory:
+    """The most memory that is not a file's, looked at every five milliseconds from now on; ``peak_mb`` says it."""
+
+    def __init__(self) -> None:
+        self.peak_mb = 0.0
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while (found := _memory_mb("RssAnon")) is not None:
+            self.peak_mb = max(self.peak_mb, found)
+            time.sleep(0.005)

@@ -16,7 +16,7 @@ from scipy import stats
 from featurectl.core.arrow import ArrowConnection
 from featurectl.core.catalog import Field, Selection, View
 from featurectl.core.entity import EntityId, parse_id_or_symbol
-from featurectl.core.statistics import rows as rows_of_views
+from featurectl.core.statistics import arrays
 from featurectl.core.statistics.describe import By, FeatureStatistics, feature_statistics
 from featurectl.core.times import ALWAYS, Window
 from featurectl.errors import InvalidTime, NotFound, UsageError
@@ -187,9 +187,9 @@ def test_rows_that_go_to_disk_say_the_same(
     market: Market, arrow: ArrowConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     view = kinds_view(market, random_rows(np.random.default_rng(6), 300))
-    wanted = described(market, arrow, view)
-    monkeypatch.setattr(rows_of_views, "IN_MEMORY", 1)
-    assert described(market, arrow, view) == wanted
+    wanted = {by: described(market, arrow, view, by=by) for by in (None, *By)}
+    monkeypatch.setattr(arrays, "IN_MEMORY", 1)
+    assert {by: described(market, arrow, view, by=by) for by in (None, *By)} == wanted
 
 
 def test_a_view_without_entities_is_one_group(market: Market, arrow: ArrowConnection) -> None:

@@ -15,7 +15,8 @@ from scipy.signal import lfilter
 from scipy.spatial import distance
 
 from featurectl.core.catalog import Field
-from featurectl.core.statistics.describe import Figures, percentile
+from featurectl.core.statistics.arrays import percentile
+from featurectl.core.statistics.describe import Figures
 from featurectl.core.statistics.drift import Drift, Limits, Verdict, compare, top_movers
 from featurectl.core.statistics.profile import SKETCH, Profile, Sample, edges_of, profile, sketch_of
 from featurectl.core.times import microseconds

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from featurectl.core.arrow import ArrowConnection
 from featurectl.core.catalog import Field, Selection
 from featurectl.core.db import Connection
 from featurectl.core.entity import EntityId
-from featurectl.core.statistics.rows import Codes, Floats, Rows, open_rows
-from featurectl.core.times import ALWAYS, EPOCH, Window, from_microseconds, microseconds
+from featurectl.core.statistics import arrays
+from featurectl.core.statistics.arrays import Floats, Places
+from featurectl.core.statistics.rows import Rows, open_rows
+from featurectl.core.times import ALWAYS, Window, from_microseconds, microseconds
 
 DAY = 86_400_000_000
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
@@ -25,6 +28,8 @@ LARGEST = 1e150
 # Modified z-scores past this are outliers (Iglewicz and Hoaglin).
 OUTLYING = 3.5
 BARS = 12
+# Before any row.
+NEVER = np.iinfo(np.int64).min
 
 
 class By(StrEnum):
@@ -84,7 +89,7 @@ class FeatureStatistics:
 class Group:
     """Rows that are looked at together; ``places`` are theirs, ``None`` where they are all there are."""
 
-    places: NDArray[np.int64] | None
+    places: Places | None
     entity: str | None = None
     timeframe: str | None = None
     day: date | None = None
@@ -115,11 +120,12 @@ def feature_statistics(
 def describe(rows: Rows, *, now: datetime, by: By | None = None) -> list[FeatureStatistics]:
     """Return the figures of each feature, in their order; of groups, those of a feature one after another."""
     parts = [(group, _Extent.of(rows, group)) for group in groups(rows, by)]
-    found = []
-    for field in rows.fields:
+
+    def of_field(field: Field) -> list[FeatureStatistics]:
         values = rows.values(field.name)
-        found += [_of_group(rows, field, values, group, extent, now) for group, extent in parts]
-    return found
+        return [_of_group(rows, field, values, group, extent, now) for group, extent in parts]
+
+    return list(chain.from_iterable(arrays.at_once(of_field, rows.fields)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +138,20 @@ class _Extent:
 
     @classmethod
     def of(cls, rows: Rows, group: Group) -> _Extent:
-        at, entity = (_part(one, group) for one in (rows.at, rows.entity))
-        if not len(at):
+        count = len(rows) if group.places is None else len(group.places)
+        if not count:
             return cls(np.empty(0, dtype=np.int64), None, None)
-        return cls(np.flatnonzero(np.bincount(entity)), from_microseconds(at.min()), from_microseconds(at.max()))
+        seen, ends = np.zeros(len(rows.entities), dtype=bool), list[int]()
+        for part in arrays.chunks(count):
+            seen[_part(rows.entity, group, part)] = True
+            at = _part(rows.at, group, part)
+            ends += [int(at.min()), int(at.max())]
+        return cls(np.flatnonzero(seen), from_microseconds(min(ends)), from_microseconds(max(ends)))
+
+
+def _part(values: NDArray[Any], group: Group, part: slice) -> NDArray[Any]:
+    """Return what some rows of a group have."""
+    return values[part] if group.places is None else values[group.places[part]]
 
 
 def groups(rows: Rows, by: By | None) -> Iterator[Group]:
@@ -143,44 +159,24 @@ def groups(rows: Rows, by: By | None) -> Iterator[Group]:
     if by is None:
         yield Group(None)
     elif by is By.ENTITY:
-        yield from (Group(places, entity=name or None) for name, places in labelled(rows.entity, rows.entities))
+        yield from (Group(places, entity=name or None) for name, places in rows.by_entity)
     elif by is By.TIMEFRAME:
-        yield from (Group(places, timeframe=name or None) for name, places in labelled(rows.timeframe, rows.timeframes))
+        yield from (Group(places, timeframe=name or None) for name, places in rows.by_timeframe)
     else:
-        days, codes = np.unique(rows.at // DAY, return_inverse=True)
+        days = arrays.multiples(rows.at, DAY)
+        codes = arrays.codes_of(rows.at, DAY, days)
         names = [from_microseconds(int(one) * DAY).date() for one in days]
-        yield from (Group(places, day=names[code]) for code, places in split(codes, len(days)))
-
-
-def labelled(codes: Codes, labels: Sequence[str]) -> Iterator[tuple[str, NDArray[np.int64]]]:
-    """Yield each label with the places of its rows, in the order of labels."""
-    parts = dict(split(codes, len(labels)))
-    for code in sorted(parts, key=lambda code: labels[code]):
-        yield labels[code], parts[code]
-
-
-def split(codes: NDArray[np.integer], count: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Yield each code there is with the places of its rows, which keep their order."""
-    small = codes.astype(np.uint16) if count < 2**16 else codes  # numpy sorts short integers by counting them
-    order = np.argsort(small, kind="stable")
-    counts = np.bincount(codes, minlength=count)
-    ends = counts.cumsum()
-    for code in np.flatnonzero(counts):
-        yield int(code), order[ends[code] - counts[code] : ends[code]]
-
-
-def _part(values: NDArray[Any], group: Group) -> NDArray[Any]:
-    return values if group.places is None else values[group.places]
+        yield from (Group(places, day=names[code]) for code, places in arrays.split(codes, len(days)))
 
 
 def _of_group(
     rows: Rows, field: Field, values: Floats, group: Group, extent: _Extent, now: datetime
 ) -> FeatureStatistics:
-    values = _part(values, group)
-    there = ~np.isnan(values)
-    count, present = len(values), int(np.count_nonzero(there))
-    age, stale = (None, None) if group.day else _ages(rows, group, there, extent, now)
-    figures = Figures.of(values[there]) if field.name in rows.numeric else Figures()
+    """Return a feature's figures in a group of rows; of a group of all of them ``values`` are sorted in place."""
+    values = arrays.taken(values, group.places)
+    count, nulls = len(values), arrays.missing(values)
+    age, stale = (None, None) if group.day else _ages(rows, group, values, extent, now)
+    figures = Figures.of(arrays.present(values)) if field.name in rows.numeric else Figures()
     return FeatureStatistics(
         view=rows.view.name,
         feature=field.name,
@@ -189,8 +185,8 @@ def _of_group(
         timeframe=group.timeframe,
         day=group.day,
         rows=count,
-        nulls=count - present,
-        null_share=(count - present) / count if count else None,
+        nulls=nulls,
+        null_share=nulls / count if count else None,
         **{name: getattr(figures, name) for name in Figures.__slots__},
         entities=len(extent.entities),
         stale_entities=stale,
@@ -201,19 +197,19 @@ def _of_group(
     )
 
 
-def _ages(
-    rows: Rows, group: Group, there: NDArray[np.bool_], extent: _Extent, now: datetime
-) -> tuple[float | None, int | None]:
+def _ages(rows: Rows, group: Group, values: Floats, extent: _Extent, now: datetime) -> tuple[float | None, int | None]:
     """Return how old the newest value is, and of how many entities it is older than the TTL, or not there at all."""
-    at, of = (_part(one, group)[there] for one in (rows.at, rows.entity))
-    newest = np.full(len(rows.entities), microseconds(EPOCH) - DAY * 36_500, dtype=np.int64)
-    np.maximum.at(newest, of, at)
-    instant = microseconds(now)
+    newest = np.full(len(rows.entities), NEVER, dtype=np.int64)
+    for part in arrays.chunks(len(values)):
+        there = ~np.isnan(values[part])
+        at, of = (_part(one, group, part)[there] for one in (rows.at, rows.entity))
+        np.maximum.at(newest, of, at)
+    instant, last = microseconds(now), int(newest.max(initial=NEVER))
     stale = None
     if rows.view.ttl is not None:
         oldest = instant - int(rows.view.ttl_seconds * 1e6)
         stale = int(np.count_nonzero(newest[extent.entities] < oldest))
-    return (float(instant - at.max()) / 1e6 if len(at) else None), stale
+    return (float(instant - last) / 1e6 if last > NEVER else None), stale
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,31 +239,22 @@ class Figures:
         if not len(values):
             return cls(distinct=0, zeros=0, outliers=0)
         values.sort()
-        percentiles = [percentile(values, one) for one in PERCENTILES]
+        percentiles = [arrays.percentile(values, one) for one in PERCENTILES]
         named = dict(zip((f"p{one}" for one in PERCENTILES), map(_known, percentiles), strict=True))
         counts, edges = histogram(values, percentiles[0], percentiles[-1])
-        mean, std = _moments(values)
+        mean, std = arrays.moments(measurable(values))
         return cls(
             mean=mean,
             std=std,
             min=float(values[0]),
             max=float(values[-1]),
             **named,
-            distinct=1 + int(np.count_nonzero(values[1:] != values[:-1])),
-            zeros=_between(values, 0.0, 0.0),
+            distinct=arrays.distinct(values),
+            zeros=arrays.between(values, 0.0, 0.0),
             outliers=_outliers(values),
             histogram=counts,
             histogram_edges=edges,
         )
-
-
-def percentile(values: Floats, percent: float) -> float:
-    """Return a percentile of sorted values; between two of them it lies on the line."""
-    place = (len(values) - 1) * percent / 100
-    below = int(place)
-    low, high = float(values[below]), float(values[min(below + 1, len(values) - 1)])
-    with np.errstate(all="ignore"):
-        return low if low == high or place == below else float(low + (np.float64(high) - low) * (place - below))
 
 
 def histogram(
@@ -283,18 +270,10 @@ def histogram(
     return tuple(map(int, counts)), tuple(map(float, edges))
 
 
-def _moments(values: Floats) -> tuple[float | None, float | None]:
-    """Return mean and deviation of sorted values, those past all measure left out."""
-    start, end = np.searchsorted(values, -LARGEST, side="left"), np.searchsorted(values, LARGEST, side="right")
-    usual = values[start:end]
-    if not len(usual):
-        return None, None
-    return float(usual.mean()), float(usual.std(ddof=1)) if len(usual) > 1 else None
-
-
-def _between(values: Floats, low: float, high: float) -> int:
-    """Count the sorted values in a range, both ends included."""
-    return int(np.searchsorted(values, high, side="right") - np.searchsorted(values, low, side="left"))
+def measurable(ordered: Floats) -> Floats:
+    """Return those of sorted values that are not past all measure."""
+    start, end = np.searchsorted(ordered, -LARGEST, side="left"), np.searchsorted(ordered, LARGEST, side="right")
+    return ordered[start:end]
 
 
 def _outliers(values: Floats) -> int:
@@ -302,16 +281,13 @@ def _outliers(values: Floats) -> int:
 
     Where more than half of the values are the same, the mean deviation stands for the median one.
     """
-    median = percentile(values, 50)
-    with np.errstate(all="ignore"):
-        away = np.abs(values - median)
-        spread = float(np.median(away)) / 0.6745
-        if not spread:
-            finite = away[np.isfinite(away)]
-            spread = 1.253314 * float(finite.mean()) if len(finite) else 0.0
+    median = arrays.percentile(values, 50)
+    spread = 0.0
+    if np.isfinite(median):
+        spread = arrays.median_distance(values, median) / 0.6745 or 1.253314 * arrays.mean_distance(values, median)
     if not spread or not np.isfinite(spread):
-        return int(np.count_nonzero(np.isinf(values)))
-    return len(values) - _between(values, median - OUTLYING * spread, median + OUTLYING * spread)
+        return int(arrays.between(values, -np.inf, -np.inf) + arrays.between(values, np.inf, np.inf))
+    return len(values) - arrays.between(values, median - OUTLYING * spread, median + OUTLYING * spread)
 
 
 def _known(value: float) -> float | None:

@@ -12,18 +12,17 @@ from numpy.typing import NDArray
 
 from featurectl.core import tags
 from featurectl.core.catalog import Field
-from featurectl.core.statistics.describe import DAY, LARGEST, percentile
+from featurectl.core.statistics import arrays
+from featurectl.core.statistics.arrays import Floats, percentile
+from featurectl.core.statistics.describe import DAY, measurable
 from featurectl.core.statistics.profile import (
     PIECES,
     Profile,
     Sample,
-    bins_of,
-    counts_by,
     is_pooled,
     shares_of,
     sketch_of,
 )
-from featurectl.core.statistics.rows import Floats
 from featurectl.core.times import from_microseconds
 
 # A bin without values has this share: else its logarithm would be infinite.
@@ -130,19 +129,17 @@ class Drift:
 
 def compare(reference: Profile, current: Sample, field: Field, limits: Limits) -> Drift:
     """Return how a sample differs from a profile, and what that is worth."""
-    there = ~np.isnan(current.compared)
-    values = current.compared[there]
-    rows = len(current.values)
+    values, rows = current.sorted(), len(current.values)
     null_change = None
     if reference.rows and rows:
-        null_change = float(np.count_nonzero(np.isnan(current.values))) / rows - reference.null_share
+        null_change = arrays.missing(current.values) / rows - reference.null_share
     judged = [_judge_nulls(reference, rows, null_change, limits)]
     measures: dict[str, float | None] = {}
     shares: Floats = np.empty(0)
     if reference.values and len(values):
-        counts = np.bincount(bins_of(values, reference.edges), minlength=len(reference.edges) + 1)
-        shares = shares_of(counts.astype(np.float64))
-        measures = _measures(reference, np.sort(values), shares)
+        places = np.searchsorted(values, reference.edges, side="right")
+        shares = shares_of(np.diff(np.r_[0, places, len(values)]).astype(np.float64))
+        measures = _measures(reference, values, shares)
     judged.append(_judge_values(reference, len(values), measures, limits.psi(field), limits.min_rows))
     verdict, reason = min(judged, key=lambda one: SEVERITY.index(one[0]))
     return Drift(
@@ -223,7 +220,7 @@ def _measures(reference: Profile, ordered: Floats, shares: Floats) -> dict[str, 
     sketch, other = np.array(reference.sketch), sketch_of(ordered)
     ks = float(stats.ks_2samp(sketch, other, method="asymp").statistic)
     sizes = reference.values * len(ordered) / (reference.values + len(ordered))
-    before, after = _usual(sketch), _usual(other)
+    before, after = measurable(sketch), measurable(other)
     moved = float(stats.wasserstein_distance(before, after)) if len(before) and len(after) else None
     js = float(distance.jensenshannon(reference.shares, shares, base=2))
     return {
@@ -236,10 +233,6 @@ def _measures(reference: Profile, ordered: Floats, shares: Floats) -> dict[str, 
         "median_shift": _in_deviations(_finite(percentile(ordered, 50) - percentile(sketch, 50)), reference.std),
         "spread_ratio": _ratio(_middle_half(ordered), _middle_half(sketch)),
     }
-
-
-def _usual(values: Floats) -> Floats:
-    return values[np.abs(values) <= LARGEST]
 
 
 def _finite(number: float) -> float | None:
@@ -319,10 +312,8 @@ def _began(reference: Profile, current: Sample) -> date | None:
     the reference, is largest. Nulls are a bin of their own. What drifted looks like is first taken from the whole
     window, and then from the days found.
     """
-    compared = current.compared
-    bins = np.where(np.isnan(compared), len(reference.edges) + 1, bins_of(compared, reference.edges))
-    days, codes = np.unique(current.at // DAY, return_inverse=True)
-    counts = counts_by(codes, len(days), bins, len(reference.edges) + 2).astype(np.float64)
+    days = arrays.multiples(current.at, DAY)
+    counts = current.counts(reference.edges, len(days), lambda at: np.searchsorted(days, at // DAY)).astype(np.float64)
     before = np.r_[np.array(reference.pieces, dtype=np.float64).sum(axis=0), reference.rows - reference.values]
     usual = np.maximum(shares_of(before), FLOOR)
     first = 0
@@ -349,7 +340,7 @@ def missing(reference: Profile, why: str) -> Drift:
 
 def unknown(view: str, field: Field, current: Sample, why: str) -> Drift:
     """Return what there is to say of a feature that the reference does not have."""
-    values = int(np.count_nonzero(~np.isnan(current.compared)))
+    values = len(current.compared) - arrays.missing(current.compared)
     return Drift(
         view,
         field.name,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featurectl.core.catalog import Field
-from featurectl.core.statistics.describe import LARGEST, labelled
-from featurectl.core.statistics.rows import NOBODY, Floats, Ints, Rows
+from featurectl.core.statistics import arrays
+from featurectl.core.statistics.arrays import Floats, Ints
+from featurectl.core.statistics.describe import measurable
+from featurectl.core.statistics.rows import NOBODY, Rows
 from featurectl.core.times import Window, microseconds
 
 # So many values, each as far from the next in rank, stand for a distribution: its function is kept to a thousandth.
@@ -75,6 +78,30 @@ class Sample:
     def scale(self) -> str:
         return "value" if self.scaled is None else "price"
 
+    def sorted(self) -> Floats:
+        """Return the values that are compared, without the NaNs."""
+        found = arrays.scratch(len(self.compared), np.float64)
+        for part in arrays.chunks(len(found)):
+            found[part] = self.compared[part]
+        found = arrays.present(found)
+        found.sort()
+        return found
+
+    def counts(
+        self, edges: Floats | Sequence[float], group_count: int, group: Callable[[Ints], NDArray[np.integer]]
+    ) -> Ints:
+        """Count what is compared by groups of event times and by bins, the last of which holds NaNs.
+
+        ``group`` gives the group of each of some event times; shape (groups, bins + 1).
+        """
+        width = len(edges) + 2
+        counts = np.zeros(group_count * width, dtype=np.int64)
+        for part in arrays.chunks(len(self.at)):
+            values = self.compared[part]
+            bins = np.where(np.isnan(values), width - 1, bins_of(values, edges))
+            counts += np.bincount(group(self.at[part]) * width + bins, minlength=len(counts))
+        return counts.reshape(group_count, width)
+
 
 def pooled(timeframe: str | None) -> str | None:
     """Return what all entities of a timeframe are called together; those of different ones are never mixed."""
@@ -90,10 +117,11 @@ def samples(rows: Rows, field: Field) -> Iterator[Sample]:
     """Yield the samples of all entities together, by timeframe, then that of each entity."""
     values = rows.values(field.name)
     scaled = rows.scaled_values(field.name) if field.name in rows.scaled else None
-    parts = [(pooled(name), places) for name, places in labelled(rows.timeframe, rows.timeframes)]
-    parts += [(name, places) for name, places in labelled(rows.entity, rows.entities) if name != NOBODY]
+    parts = [(pooled(name), places) for name, places in rows.by_timeframe]
+    parts += [(name, places) for name, places in rows.by_entity if name != NOBODY]
     for entity, places in parts:
-        yield Sample(entity, rows.at[places], values[places], None if scaled is None else scaled[places])
+        shares = None if scaled is None else arrays.taken(scaled, places)
+        yield Sample(entity, arrays.taken(rows.at, places), arrays.taken(values, places), shares)
 
 
 def profiles(rows: Rows, window: Window) -> list[Profile]:
@@ -103,27 +131,29 @@ def profiles(rows: Rows, window: Window) -> list[Profile]:
     """
     fields = [field for field in rows.fields if field.name in rows.numeric]
     extent = extent_of(rows.at, window)
-    return [profile(rows.view.name, field, one, extent) for field in fields for one in samples(rows, field)]
+
+    def of_field(field: Field) -> list[Profile]:
+        return [profile(rows.view.name, field, one, extent) for one in samples(rows, field)]
+
+    return list(chain.from_iterable(arrays.at_once(of_field, fields)))
 
 
 def profile(view: str, field: Field, sample: Sample, extent: tuple[int, int]) -> Profile:
     """Return what lasts of a sample; ``extent`` is its window in microseconds since 1970."""
-    there = ~np.isnan(sample.compared)
-    values, at = sample.compared[there], sample.at[there]
-    ordered = np.sort(values)
+    ordered = sample.sorted()
     edges = edges_of(ordered)
-    pieces = counts_by(pieces_of(at, extent), PIECES, bins_of(values, edges), len(edges) + 1)
-    usual = ordered[np.abs(ordered) <= LARGEST]
+    pieces = sample.counts(edges, PIECES, lambda at: pieces_of(at, extent))[:, :-1]
+    mean, std = arrays.moments(measurable(ordered))
     return Profile(
         view=view,
         feature=field.name,
         entity=sample.entity,
         scale=sample.scale,
         rows=len(sample.values),
-        nulls=int(np.count_nonzero(np.isnan(sample.values))),
-        values=len(values),
-        mean=float(usual.mean()) if len(usual) else None,
-        std=float(usual.std(ddof=1)) if len(usual) > 1 else None,
+        nulls=arrays.missing(sample.values),
+        values=len(ordered),
+        mean=mean,
+        std=std,
         sketch=tuple(map(float, sketch_of(ordered))),
         edges=tuple(map(float, edges)),
         pieces=tuple(tuple(map(int, one)) for one in pieces),
@@ -170,12 +200,6 @@ def pieces_of(at: Ints, extent: tuple[int, int]) -> Ints:
     start, length = extent[0], max(1, extent[1] - extent[0])
     # Floats are exact enough here, and products of microseconds overflow.
     return np.clip(((at - start) / length * PIECES).astype(np.int64), 0, PIECES - 1)
-
-
-def counts_by(groups: Ints, group_count: int, bins: Ints, bin_count: int) -> NDArray[np.int64]:
-    """Return how many values lie in each bin, by group; shape (groups, bins)."""
-    flat = np.bincount(groups * bin_count + bins, minlength=group_count * bin_count)
-    return flat.reshape(group_count, bin_count)
 
 
 def shares_of(counts: NDArray[np.float64]) -> Floats:

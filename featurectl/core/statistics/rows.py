@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import IO, Any
 
@@ -21,15 +22,11 @@ from featurectl.core.db import Connection
 from featurectl.core.entity import TIMEFRAMES, EntityId
 from featurectl.core.online import key_of
 from featurectl.core.queries import query
+from featurectl.core.statistics import arrays
+from featurectl.core.statistics.arrays import Codes, Floats, Ints, Places
 from featurectl.core.times import Window
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Codes = NDArray[np.int32]
-
 NUMBERS = (*sources.FLOATS, "smallint", "integer", "bigint", "numeric")
-# Bytes of rows from which on they go to disk.
-IN_MEMORY = 64 * 2**20
 # What stands for no key at all: of a view without entities, or of a null.
 NOBODY = ""
 
@@ -51,6 +48,7 @@ class Rows:
     with_closes: bool
     entities: tuple[str, ...]
     timeframes: tuple[str, ...]
+    reading: threading.Lock = field(default_factory=threading.Lock)
 
     def __len__(self) -> int:
         return self.count
@@ -68,21 +66,34 @@ class Rows:
     def timeframe(self) -> Codes:
         return self._column("timeframe", np.int32)
 
+    @cached_property
+    def by_entity(self) -> list[tuple[str, Places | None]]:
+        """The places of each entity's rows; ``None`` for all of them."""
+        return arrays.labelled(self.entity, self.entities)
+
+    @cached_property
+    def by_timeframe(self) -> list[tuple[str, Places | None]]:
+        """The places of each timeframe's rows; ``None`` for all of them."""
+        return arrays.labelled(self.timeframe, self.timeframes)
+
     def values(self, feature: str) -> Floats:
         return self._column(f"value:{feature}", np.float64)
 
     def scaled_values(self, feature: str) -> Floats:
         """Return what a feature in units of price is as a share of the close at its time; NaN without a close."""
-        values = self.values(feature)
-        if not self.with_closes:
-            return np.full_like(values, np.nan)
-        with np.errstate(all="ignore"):
-            shares: Floats = values / self._column("close", np.float64)
+        shares = self.values(feature)
+        closes = self._column("close", np.float64) if self.with_closes else None
+        for part in arrays.chunks(len(shares)):
+            with np.errstate(all="ignore"):
+                shares[part] = np.nan if closes is None else shares[part] / closes[part]
         return shares
 
     def _column(self, name: str, kind: Any) -> NDArray[Any]:
         """Read one column of the file; the others stay out of memory."""
-        found = np.empty(self.count, dtype=kind)
+        with self.reading:
+            return self._read(name, arrays.scratch(self.count, kind))
+
+    def _read(self, name: str, found: NDArray[Any]) -> NDArray[Any]:
         source = pa.PythonFile(self.file, "r")
         place = pa.ipc.open_file(source).schema.get_field_index(name)
         reader = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=[place]))
@@ -111,6 +122,7 @@ def open_rows(
     Raises:
         UsageError: Feast makes the view's features from its source; or it is keyed by what entity ids do not give.
         DefinitionError: a feature's tag ``scale`` is none.
+        OutputFileError: there is no room for the rows on the disk.
     """
     view = chosen.view
     fields = tuple(field for name in chosen.features if (field := view.field(name)))
@@ -121,9 +133,10 @@ def open_rows(
     statement = _statement(view, fields, types, numeric, conditions(view, types, entities, window), with_closes)
     labels: tuple[dict[str, int], dict[str, int]] = ({}, {})
     # On disk it has no name, and leaves nothing behind, however the process ends.
-    with tempfile.SpooledTemporaryFile(IN_MEMORY) as file:
-        count = _keep(arrow.read(statement), file, labels)
-        yield Rows(view, fields, numeric, priced, file, count, with_closes, *(tuple(one) for one in labels))
+    with tempfile.SpooledTemporaryFile(arrays.IN_MEMORY) as file:
+        with arrays.room_wanted():
+            count = _keep(arrow.read(statement), file, labels)
+        yield Rows(view, fields, numeric, priced, file, count, with_closes, tuple(labels[0]), tuple(labels[1]))
 
 
 def conditions(

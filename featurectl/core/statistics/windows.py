@@ -6,17 +6,19 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 
 from featurectl.core.arrow import ArrowConnection
-from featurectl.core.catalog import Selection
+from featurectl.core.catalog import Field, Selection
 from featurectl.core.db import Connection
 from featurectl.core.entity import EntityId
 from featurectl.core.queries import query
 from featurectl.core.sources import column_types, source
+from featurectl.core.statistics import arrays
 from featurectl.core.statistics.baselines import Kept
 from featurectl.core.statistics.describe import By, FeatureStatistics, describe
 from featurectl.core.statistics.drift import Drift, Limits, compare, missing, top_movers, unknown
-from featurectl.core.statistics.profile import Profile, pooled, profiles, samples
+from featurectl.core.statistics.profile import Profile, Sample, pooled, profiles, samples
 from featurectl.core.statistics.rows import Rows, conditions, event, open_rows
 from featurectl.core.times import ALWAYS, Window, iso
 
@@ -102,18 +104,18 @@ def _newest(reader: Reader, chosen: Selection, rows: Rows) -> str:
 def _of_rows(
     rows: Rows, known: dict[tuple[str, str, str | None], Profile], limits: Limits, why_none: str
 ) -> list[Drift]:
-    found = []
-    for field in rows.fields:
-        if field.name not in rows.numeric:
-            continue
+    def of_field(field: Field) -> list[Drift]:
         ours = {key[2]: one for key, one in known.items() if key[:2] == (rows.view.name, field.name)}
-        for sample in samples(rows, field):
-            before = ours.pop(sample.entity, None)
-            if before is None:
-                found.append(unknown(rows.view.name, field, sample, "not in the reference"))
-            elif before.scale != sample.scale:
-                found.append(unknown(rows.view.name, field, sample, f"the reference is of its {before.scale}"))
-            else:
-                found.append(compare(before, sample, field, limits))
-        found += [missing(one, why_none) for one in ours.values()]
-    return found
+        found = [_of_sample(rows, field, one, ours.pop(one.entity, None), limits) for one in samples(rows, field)]
+        return found + [missing(one, why_none) for one in ours.values()]
+
+    numbers = [field for field in rows.fields if field.name in rows.numeric]
+    return list(chain.from_iterable(arrays.at_once(of_field, numbers)))
+
+
+def _of_sample(rows: Rows, field: Field, sample: Sample, before: Profile | None, limits: Limits) -> Drift:
+    if before is None:
+        return unknown(rows.view.name, field, sample, "not in the reference")
+    if before.scale != sample.scale:
+        return unknown(rows.view.name, field, sample, f"the reference is of its {before.scale}")
+    return compare(before, sample, field, limits)
