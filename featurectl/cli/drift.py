@@ -141,16 +141,26 @@ def _report(found: DriftReport, shown: int) -> output.Report:
         "current": found.current.as_dict(),
         "reference": found.reference.as_dict(),
         "baseline": found.baseline,
+        "verdicts": _counts(found.drifts),
         "drift": documents,
     }
     heads = ["verdict", "feature", "entity", "psi", "chance", "ks", "js", "wasserstein", "nulls", "began", "because"]
     rest = len(found.drifts) - shown
     footer = [f"… and {rest} more; --rows N shows them, -o FILE.csv keeps all"] if rest > 0 else []
+    if found.drifts:
+        footer.append(", ".join(f"{count} {verdict}" for verdict, count in _counts(found.drifts).items()))
     if any(one.scale == "price" for one in found.drifts[:shown]):
         footer.append("* in units of price, not stationary by construction: compared as a share of the close")
     lines = [_line(one) for one in found.drifts[:shown]]
     grid = output.Grid(heads, lines, footer=footer, empty="there are no features to compare", styles=VERDICT_STYLES)
     return output.Report("drift", document, columns, rows, grid)
+
+
+def _counts(found: Sequence[Drift]) -> dict[str, int]:
+    """Count each verdict, the worst first."""
+    from featurectl.core.statistics.drift import SEVERITY  # 0.1 s: numpy
+
+    return {str(verdict): sum(one.verdict == verdict for one in found) for verdict in SEVERITY}
 
 
 VERDICT_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "error": "bold red", "insufficient data": "dim"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,9 @@ def test_what_is_planted_is_found_with_the_day_it_began(filled: Repo) -> None:
     first = shown.stdout.splitlines()[1].split()
     assert (first[0], first[1], first[2]) == ("fail", "macd*", "AAA_1h")  # the top mover
     assert "drift in 5 features: " in shown.stderr and shown.returncode == 1
+    counts = Counter(one["verdict"] for one in found["drift"])
+    assert found["verdicts"] == {verdict: counts[verdict] for verdict in ("fail", "warn", "insufficient data", "ok")}
+    assert f"{counts['fail']} fail, {counts['warn']} warn, " in shown.stdout
     assert document(filled, "drift", *SPANS, "-f", "rsi_14", "--entity", "BBB_1h")["drift"][0]["verdict"] == "ok"
     mild = ["drift", *SPANS, "-f", "rsi_14", "--entity", "AAA_1h", "--psi", "0.01", "99"]
     assert filled.call(*mild, env=ENV).returncode == 0

@@ -19,7 +19,7 @@ from featurectl.core.entity import EntityId, parse_id_or_symbol
 from featurectl.core.statistics import arrays
 from featurectl.core.statistics.describe import By, FeatureStatistics, feature_statistics
 from featurectl.core.times import ALWAYS, Window
-from featurectl.errors import InvalidTime, NotFound, UsageError
+from featurectl.errors import InvalidTime, NotFound, OutputFileError, UsageError
 from featurectl.manager import FeastFeatureStoreManager
 from tests.fix_repository import Repo
 from tests.market import HOUR, START, Market, select
@@ -190,6 +190,9 @@ def test_rows_that_go_to_disk_say_the_same(
     wanted = {by: described(market, arrow, view, by=by) for by in (None, *By)}
     monkeypatch.setattr(arrays, "IN_MEMORY", 1)
     assert {by: described(market, arrow, view, by=by) for by in (None, *By)} == wanted
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    with pytest.raises(OutputFileError, match=r"^no room for rows in /nowhere: .*; TMPDIR names another folder"):
+        described(market, arrow, view)
 
 
 def test_a_view_without_entities_is_one_group(market: Market, arrow: ArrowConnection) -> None:
