@@ -441,6 +441,15 @@ def test_drift_is_that_of_the_library_and_the_movers_come_first(shop: Market, pa
     found = drift(shop.repo.database, DriftAsked(Chosen(views=(VIEW,)), WINDOW))
     section = report(shop.repo.database, ReportAsked(views=(VIEW,)), now=NOW).drift
     assert isinstance(section, Drift) and section.total == len(found.drifts)
+    verdicts = [one.verdict for one in found.drifts]
+    assert section.moved == verdicts.count("warn") + verdicts.count("fail")
+    assert section.unjudged == verdicts.count("insufficient data") > 0
+    card = next(
+        card
+        for card in html.cards(report(shop.repo.database, ReportAsked(views=(VIEW,)), now=NOW))
+        if card.title == "Drift"
+    )
+    assert card.text.endswith(f"; {section.unjudged} could not be judged")
     wanted = [(one.feature, one.entity or "", one.psi) for one in found.drifts if one.psi is not None]
     assert [(one.feature, one.entity, one.psi) for one in section.movers][: len(wanted)] == wanted[:30]
     pooled = {

@@ -35,13 +35,15 @@ def drift_section(found: Sequence[Drifted], reference: str, now: Figures, before
     pooled = [one for one in found if one.is_pooled and one.reference_shares and one.current_shares]
     shown = pooled or [one for one in found if one.reference_shares and one.current_shares]
     told = [one for one in found if one.psi is not None or one.null_change]
+    verdicts = [verdict_of(one.verdict) for one in found]
     return Drift(
         reference=reference,
         movers=tuple(_mover(one) for one in told[:MOST_MOVERS]),
         pooled=tuple(_mover(one) for one in told if one.is_pooled)[:MOST_MOVERS],
         total=len(found),
-        moved=sum(verdict_of(one.verdict) in (Verdict.WARN, Verdict.FAIL) for one in found),
-        verdict=worst([verdict_of(one.verdict) for one in found]),
+        moved=sum(one in (Verdict.WARN, Verdict.FAIL) for one in verdicts),
+        unjudged=verdicts.count(Verdict.UNKNOWN),
+        verdict=worst(verdicts),
         distributions=tuple(_distribution(one, now, before) for one in shown[:MOST_DISTRIBUTIONS]),
     )
 

@@ -183,7 +183,8 @@ class Mover:
 class Drift:
     """The comparisons of features, the farthest movers first, ``total`` in all; ``reference`` says what with.
 
-    ``pooled`` are those of all entities together. ``moved`` counts those whose verdict is a warning or a failure.
+    ``pooled`` are those of all entities together. ``moved`` counts those whose verdict is a warning or a failure,
+    ``unjudged`` those of which nobody can say.
     ``note`` says of which entities this is.
     """
 
@@ -192,6 +193,7 @@ class Drift:
     pooled: tuple[Mover, ...]
     total: int
     moved: int
+    unjudged: int
     verdict: Verdict
     distributions: tuple[Distribution, ...]
     note: str = ""

@@ -215,7 +215,8 @@ def _drifted(found: Drift | Missing) -> tuple[Verdict, str]:
         return found.verdict, f"none of {found.total:,} comparisons could be judged"
     moved = dict.fromkeys(one.feature for one in found.movers if one.verdict in (Verdict.WARN, Verdict.FAIL))
     names = f": {', '.join(list(moved)[:3])}{', …' if len(moved) > 3 else ''}" if moved else ""
-    return found.verdict, f"{found.moved:,} of {found.total:,} comparisons moved{names}"
+    unjudged = f"; {found.unjudged:,} could not be judged" if found.unjudged else ""
+    return found.verdict, f"{found.moved:,} of {found.total:,} comparisons moved{names}{unjudged}"
 
 
 def _unknown(found: Missing) -> tuple[Verdict, str]:
