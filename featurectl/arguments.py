@@ -213,6 +213,17 @@ def count(given: int, argument: str, *, least: int = 1) -> int:
     return given
 
 
+def share(given: float, argument: str) -> float:
+    """Return a number from 0 to 1.
+
+    Raises:
+        UsageError: it is another thing.
+    """
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= 1:
+        raise UsageError(f"{argument} is {_shown(given)}; give a number from 0 to 1")
+    return float(given)
+
+
 def age(given: timedelta | None) -> timedelta | None:
     """Return how old values may be.
 

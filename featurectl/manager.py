@@ -406,6 +406,57 @@ class FeastFeatureStoreManager:
         }
         return frame
 
+    async def check_consistency(
+        self,
+        feature_names: Names = None,
+        feature_service_name: str | None = None,
+        *,
+        entity_ids: Iterable[str] | None = None,
+        sample: int = 100,
+        seed: int = 0,
+        as_of: Time = None,
+        tolerance: float = 1e-9,
+        allow_stale: bool = False,
+        timeout: float | None = None,
+    ) -> pd.DataFrame:
+        """Do what `featurectl consistency` does; return a row for each feature of an entity whose readings differ.
+
+        Columns: view, entity, feature, online_verdict, computed_verdict (match, mismatch, missing, extra, stale, absent
+        or None), online, offline, recomputed, their event times, online_status and online_source; see
+        :class:`featurectl.core.consistency.Difference`. Of each view's entities ``sample`` are taken by ``seed``.
+        Without names or a service, of all views. ``attrs`` hold ``as_of``, ``findings`` (values that differ), ``views``
+        (counts of each verdict, as dictionaries), ``notes``, and ``degraded``.
+
+        Raises:
+            UsageError, NotFound, SchemaMissing, DefinitionError: as the command says.
+            ReadTimeout: it was not done within ``timeout`` seconds.
+        """
+        from featurectl import reads
+        from featurectl.core.consistency import Asked, Difference
+        from featurectl.core.serving.frames import report_frame
+
+        now = self._clock()
+        asked = Asked(
+            ids=() if entity_ids is None else tuple(map(str, arguments.entities(entity_ids))),
+            features=arguments.names(feature_names),
+            service=arguments.service(feature_service_name),
+            sample=arguments.count(sample, "sample"),
+            seed=arguments.count(seed, "seed", least=0),
+            as_of=None if as_of is None else arguments.instant(as_of, "as_of", now=now),
+            tolerance=arguments.share(tolerance, "tolerance"),
+            allow_stale=arguments.flag(allow_stale, "allow_stale"),
+        )
+        found = await self._in_thread(lambda on: reads.consistency(on, asked, now=now), timeout)
+        frame = report_frame(Difference, found.differences)
+        frame.attrs = {
+            "as_of": found.as_of,
+            "findings": found.findings(),
+            "views": [dataclasses.asdict(one) for one in found.tallies],
+            "notes": list(found.notes),
+            "degraded": await self._degraded(),
+        }
+        return frame
+
     # --- work --------------------------------------------------------------------------------------------------------
 
     async def compute_features(

@@ -10,7 +10,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from featurectl.core.materialize import choose_views, materialize
 from featurectl.core.serving.answer import Entities, Request, ViewAnswer
 from featurectl.core.times import ALWAYS
 from featurectl.errors import DefinitionError, InvalidEntityId, NotFound, UsageError
+from featurectl.manager import FeastFeatureStoreManager
 from tests.fix_database import create_database, drop_database
 from tests.fix_foreign import NOW as FOREIGN_NOW
 from tests.fix_foreign import ForeignRepo
@@ -657,6 +658,41 @@ def test_the_command_says_where_nothing_was_compared_and_what_it_can_not_accept(
     assert "nothing was compared: no feature has a value within its TTL" in done.stderr
     done = market.repo.call("consistency", "--accept", "match", env=env)
     assert (done.returncode, "verdicts that can be accepted: mismatch, missing" in done.stderr) == (2, True)
+
+
+def test_the_manager_gives_a_row_for_each_difference(market: Market) -> None:
+    def frame(*words: Any, **options: Any) -> pd.DataFrame:
+        async def main() -> pd.DataFrame:
+            repo = market.repo
+            async with FeastFeatureStoreManager(repo.root, database_url=repo.url, clock=lambda: NOW) as manager:
+                return await manager.check_consistency(*words, **options)
+
+        return asyncio.run(main())
+
+    clean = frame()
+    assert (len(clean), clean.attrs["findings"], clean.attrs["as_of"], clean.attrs["degraded"]) == (0, 0, NOW, None)
+    assert clean.attrs["views"] == [asdict(one) for one in look(market).tallies]
+    change(market, f"UPDATE {ONLINE} SET macd = macd + 1 WHERE symbol = 'ETHUSDT'")
+    (row,) = (every := frame()).to_dict("records")
+    assert list(every.columns) == list(Difference.__dataclass_fields__)
+    assert (row["entity"], row["feature"], row["online_verdict"], row["computed_verdict"]) == (
+        "ETHUSDT_1h",
+        "macd",
+        "mismatch",
+        "match",
+    )
+    assert row["online"] == pytest.approx(row["offline"] + 1) and row["online_event"] == CLOSE
+    assert len(frame(["rsi_14"])) == len(frame(entity_ids=["BTCUSDT"])) == len(frame(tolerance=1)) == 0
+    assert len(frame(feature_service_name="technical_indicators_service", entity_ids=["ETHUSDT_1h"])) == 1
+    assert frame(as_of=NOW - 7 * HOUR).attrs["as_of"] == NOW - 7 * HOUR
+    for options, message in (
+        ({"tolerance": 2}, "tolerance is 2; give a number from 0 to 1"),
+        ({"sample": 0}, "sample is 0; give a whole number of 1 or more"),
+        ({"as_of": NOW + SECOND}, "lies in the future"),
+        ({"allow_stale": "no"}, "allow_stale is 'no'; give True or False"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            frame(**options)
 
 
 def test_nothing_is_written_and_rounds_are_bounded(market: Market) -> None:
