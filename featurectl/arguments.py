@@ -311,11 +311,13 @@ def group(name: str | None) -> By | None:
         raise UsageError(f"by={name!r} does not exist; choices: {', '.join(By)}") from None
 
 
-def check_baseline(name: str | None, by: str | None) -> None:
-    """Refuse a baseline beside groups that it has no figures of.
+def check_groups(by: str | None, baseline: str | None, *, checks: bool) -> None:
+    """Refuse a baseline, or checks, beside groups that they say nothing of.
 
     Raises:
         UsageError: they don't go together.
     """
-    if name is not None and by == "day":
+    if baseline is not None and by == "day":
         raise UsageError("a baseline has no figures by day; leave one out, or take by='entity'")
+    if checks and by is not None:
+        raise UsageError(f"checks are of all entities together; leave out by={by!r}, or checks")

@@ -324,6 +324,7 @@ class FeastFeatureStoreManager:
         end_date: Time = None,
         by: str | None = None,
         baseline: str | None = None,
+        checks: bool = False,
         timeout: float | None = None,
     ) -> pd.DataFrame:
         """Return a row for each feature: what its history holds, of some entities and a window or of all.
@@ -332,21 +333,22 @@ class FeastFeatureStoreManager:
         value_type, entity, timeframe, day, rows, nulls, null_share, mean, std, percentiles, outliers, ages and so on;
         ``by`` is entity, timeframe or day, for a row for each of them. A feature that is no number has only counts.
         With a ``baseline``, the name of a saved profile, the columns drift (ok, warn, fail or insufficient data), psi,
-        chance, ks, js, wasserstein and began say how far each has moved from it. ``attrs`` hold the ``window``, and
-        ``degraded`` as for training sets.
+        chance, ks, js, wasserstein and began say how far each has moved from it. With ``checks`` the columns check (ok,
+        warn, fail, or None where nothing is asked) and findings say how its rules, and its view's, find it.
+        ``attrs`` hold the ``window``, and ``degraded`` as for training sets.
 
         Raises:
             as :meth:`get_offline_features`.
         """
-        from featurectl import statistics
-        from featurectl.core.serving.frames import drift_frame, report_frame
+        from featurectl import reads, statistics
+        from featurectl.core.serving.frames import check_frame, drift_frame, report_frame
         from featurectl.core.statistics.describe import FeatureStatistics
 
         names, service = arguments.names(feature_names), arguments.service(feature_service_name)
         entities = None if entity_ids is None else arguments.entities(entity_ids)
         now = self._clock()
         window, group = arguments.window(start_date, end_date, now=now), arguments.group(by)
-        arguments.check_baseline(baseline, by)
+        arguments.check_groups(by, baseline, checks=arguments.flag(checks, "checks"))
         chosen = statistics.Chosen(names, service, (), entities)
         found = await self._in_thread(lambda on: statistics.statistics(on, chosen, window, now=now, by=group), timeout)
         frame = report_frame(FeatureStatistics, found)
@@ -354,6 +356,10 @@ class FeastFeatureStoreManager:
             asked = statistics.DriftAsked(chosen, window, baseline=baseline)
             moved = await self._in_thread(lambda on: statistics.drift(on, asked), timeout)
             frame = frame.join(drift_frame(found, moved.drifts))
+        if checks:
+            checked = reads.Checking(names, service, entities=tuple(map(str, entities or ())), window=window)
+            report = await self._in_thread(lambda on: reads.check_rows(on, checked, now=now), timeout)
+            frame = frame.join(check_frame(found, report.outcomes))
         frame.attrs = {"window": window.as_dict(), "degraded": await self._degraded()}
         return frame
 

@@ -339,3 +339,31 @@ def test_the_manager_gives_a_row_for_each_rule(repo: Repo, check: Callable[..., 
         frame(rows=-1)
     with pytest.raises(NotFound, match="rule 'nosuch' not found"):
         frame(rules=["nosuch"])
+
+
+def test_statistics_say_what_checks_find(repo: Repo, check: Callable[..., Ended]) -> None:
+    damage(repo, 50, 60)
+
+    def frame(**options: Any) -> pd.DataFrame:
+        async def main() -> pd.DataFrame:
+            async with FeastFeatureStoreManager(repo.root, database_url=repo.url, clock=lambda: NOW) as manager:
+                return await manager.get_feature_statistics(**options)
+
+        return asyncio.run(main())
+
+    plain, found = frame(), frame(checks=True)
+    assert list(found.columns) == [*plain.columns, "check", "findings"]
+    rows = found.set_index(["view", "feature"])
+    assert tuple(rows.loc[(VIEW, "rsi_14"), ["check", "findings"]]) == (
+        "fail",
+        f"{VIEW}:rsi_14 max: 2 of 120 rows, limit 100, worst 162 ({SERIES})",
+    )
+    assert tuple(rows.loc[(VIEW, "macd"), ["check", "findings"]]) == ("ok", None)
+    early = frame(feature_names=["rsi_14"], entity_ids=[SERIES], end_date=START + 40 * HOUR, checks=True)
+    assert early[["check", "findings"]].to_numpy().tolist() == [["ok", None]]
+    for options, message in (
+        ({"checks": True, "by": "entity"}, "checks are of all entities together; leave out by='entity', or checks"),
+        ({"checks": 1}, "checks is 1; give True or False"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            frame(**options)

@@ -6,7 +6,7 @@ import json
 import random
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -44,8 +44,8 @@ from featurectl.errors import DefinitionError
 from tests.fix_database import create_database, drop_database
 from tests.fix_online_store import NOON, PROJECT, Shop, feature_view, key, open_shop, protos
 
-# Tests of one column write the same entities, and an older row is held back.
-LATER = NOON + timedelta(hours=1)
+# Tests of one column write entities of their own, for what one has left would be another's.
+DOCUMENTS, MAPS = range(1000, 1200), range(2000, 2200)
 NAN, INFINITY = float("nan"), float("inf")
 IDS = [uuid.UUID(int=1), uuid.UUID("c232ab00-9414-11ec-b3c8-9f6bdeced846")]
 INSTANTS = [datetime(1999, 12, 31, 23, 59, 59, tzinfo=UTC), datetime(2300, 1, 1, tzinfo=UTC)]
@@ -209,10 +209,11 @@ def test_json_of_any_spelling_comes_back_equal(typed: Shop) -> None:
     seed = random.randrange(2**32)
     print("seed", seed)
     draw = random.Random(seed)
-    documents = [json_document(draw, 3) for _ in range(200)]
-    rows = [(key(index), {name: Value(json_val=json.dumps(one))}, LATER, None) for index, one in enumerate(documents)]
-    typed.write("typed", *rows)
-    read = typed.read("typed", [key(index) for index in range(200)], [name])
+    documents = [json_document(draw, 3) for _ in DOCUMENTS]
+    keys = list(map(key, DOCUMENTS))
+    written = [Value(json_val=json.dumps(one)) for one in documents]
+    typed.write("typed", *((one, {name: value}, NOON, None) for one, value in zip(keys, written, strict=True)))
+    read = typed.read("typed", keys, [name])
     assert [without_nan(json.loads(row[name].json_val)) for _, row in read] == [without_nan(one) for one in documents]
 
 
@@ -222,9 +223,9 @@ def test_maps_of_any_values_come_back_equal(typed: Shop) -> None:
     seed = random.randrange(2**32)
     print("seed", seed)
     draw = random.Random(seed)
-    written = [Value(map_val=any_map(draw, 3)) for _ in range(200)]
-    typed.write("typed", *((key(index), {name: one}, LATER, None) for index, one in enumerate(written)))
-    read = typed.read("typed", [key(index) for index in range(200)], [name])
+    keys, written = list(map(key, MAPS)), [Value(map_val=any_map(draw, 3)) for _ in MAPS]
+    typed.write("typed", *((one, {name: value}, NOON, None) for one, value in zip(keys, written, strict=True)))
+    read = typed.read("typed", keys, [name])
     assert [spelled(row[name]) for _, row in read] == [spelled(one) for one in written]
 
 

@@ -316,6 +316,7 @@ def test_what_a_later_apply_makes_is_written_and_read_as_well(granted: Granted) 
         assert result["statuses"] == {"rsi_14": "PRESENT"}
     finally:
         path.unlink()
+        granted.as_role("owner").ok("apply", "--allow-drop")
 
 
 def test_running_it_again_keeps_the_writer_from_the_catalog_and_changes_nothing_else(granted: Granted) -> None:

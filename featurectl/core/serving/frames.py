@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+    from featurectl.core.checks.report import Outcome
     from featurectl.core.statistics.describe import FeatureStatistics
     from featurectl.core.statistics.drift import Drift
 
@@ -174,6 +175,24 @@ def drift_frame(statistics: Sequence[FeatureStatistics], drifts: Sequence[Drift]
         data[name] = pd.Series([getattr(one, name, None) for one in ours], dtype="float64")
     data["began"] = pd.Series([one.began if one else None for one in ours], dtype="object")
     return pd.DataFrame(data)
+
+
+def check_frame(statistics: Sequence[FeatureStatistics], outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """Return, in rows like those of statistics, the worst verdict of a feature's rules and its view's, and findings.
+
+    Both are ``None`` where nothing is asked of it, and findings where there are none.
+    """
+    import pandas as pd
+
+    from featurectl.core.checks.report import Verdict, describe
+
+    verdicts, findings = list[str | None](), list[str | None]()
+    for one in statistics:
+        ours = [other for other in outcomes if other.view == one.view and other.feature in (one.feature, "")]
+        bad = [other for other in ours if other.verdict is not Verdict.OK]
+        verdicts.append(str(max((other.verdict for other in ours), key=list(Verdict).index)) if ours else None)
+        findings.append("; ".join(map(describe, bad)) or None)
+    return pd.DataFrame({"check": pd.Series(verdicts, dtype="object"), "findings": pd.Series(findings, dtype="object")})
 
 
 def report_frame(kind: type, results: Sequence[Any], columns: Mapping[str, str] | None = None) -> pd.DataFrame:
