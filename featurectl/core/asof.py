@@ -99,12 +99,17 @@ class AsOf:
         self._created = np.full(probes.total, _LEAST, np.int64)
         self._compact = True
 
-    def add(self, block: pa.Table) -> None:
-        """Look for the probes' rows among ``code``, ``event``, ``created`` and the features."""
+    def look_through(self, blocks: Iterable[pa.Table]) -> None:
+        """Look for the probes' rows among ``code``, ``event``, ``created`` and the features, in any order."""
+        with _duckdb() as connection:
+            for block in blocks:
+                self._add(connection, block)
+
+    def _add(self, connection: Any, block: pa.Table) -> None:
         import pyarrow as pa
 
         self._keep_found()
-        for matches in self._matches(block):
+        for matches in self._matches(connection, block):
             row, event, created = (matches[name] for name in ("row", "event", "created"))
             better = (event > self._event[row]) | ((event == self._event[row]) & (created >= self._created[row]))
             row = row[better]
@@ -137,7 +142,7 @@ class AsOf:
         self._found[found] = np.arange(len(found))
         self._compact = True
 
-    def _matches(self, block: pa.Table) -> Iterator[dict[str, np.ndarray]]:
+    def _matches(self, connection: Any, block: pa.Table) -> Iterator[dict[str, np.ndarray]]:
         import numpy as np
         import pyarrow as pa
 
@@ -150,14 +155,13 @@ class AsOf:
             }
         )
         ttl = 2**100 if self._ttl is None else self._ttl // timedelta(microseconds=1)
-        with _duckdb() as connection:
-            connection.register("rows_read", rows)
-            for start in range(0, len(self._probes.row), PROBED):
-                part = slice(start, start + PROBED)
-                probes = {"code": self._probes.code[part], "at": self._probes.at[part], "row": self._probes.row[part]}
-                connection.register("probes", pa.table(probes))
-                found = connection.sql(NEWEST, params={"ttl": ttl}).to_arrow_table()
-                yield {name: found.column(name).to_numpy() for name in found.column_names}
+        connection.register("rows_read", rows)
+        for start in range(0, len(self._probes.row), PROBED):
+            part = slice(start, start + PROBED)
+            probes = {"code": self._probes.code[part], "at": self._probes.at[part], "row": self._probes.row[part]}
+            connection.register("probes", pa.table(probes))
+            found = connection.sql(NEWEST, params={"ttl": ttl}).to_arrow_table()
+            yield {name: found.column(name).to_numpy() for name in found.column_names}
 
 
 def _large(kind: pa.DataType) -> pa.DataType:

@@ -237,8 +237,7 @@ def _as_of(
         keys = Relation(sql.Identifier(KEYS), types)
     else:
         keys = Relation(sql.SQL("(SELECT 0 AS {})").format(sql.Identifier(ROW)))
-    for block in blocks(connection.read(rows_of_keys(view, keys, ROW, window))):
-        asof.add(block)
+    asof.look_through(blocks(connection.read(rows_of_keys(view, keys, ROW, window))))
     if names:
         connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(KEYS)))
     return asof

@@ -51,11 +51,11 @@ def contents(repo: Repo) -> dict[str, list[str]]:
 
 
 def test_whatever_is_killed_is_made_good_by_running_it_again(repo: Repo, other: Repo, tmp_path: Path) -> None:
-    outcome = drill(repo, other, tmp_path / "data", kills=16, seed=SEED)
+    outcome = drill(repo, other, tmp_path / "data", kills=12, seed=SEED)
     print(f"seed {outcome.seed}: {outcome.kills.total()} killed, {dict(outcome.verdicts)}")
     assert not outcome.wrong, "\n".join(outcome.wrong)
-    assert outcome.kills.total() >= 8
-    assert outcome.verdicts["interrupted"] >= 4
+    assert outcome.kills.total() >= 6
+    assert outcome.verdicts["interrupted"] >= 3
 
 
 # --- eight at once ---------------------------------------------------------------------------------------------------
