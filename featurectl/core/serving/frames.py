@@ -180,7 +180,7 @@ def drift_frame(statistics: Sequence[FeatureStatistics], drifts: Sequence[Drift]
 def check_frame(statistics: Sequence[FeatureStatistics], outcomes: Sequence[Outcome]) -> pd.DataFrame:
     """Return, in rows like those of statistics, the worst verdict of a feature's rules and its view's, and findings.
 
-    Both are ``None`` where nothing is asked of it, and findings where there are none.
+    Both are ``None`` where nothing is asked of it; findings also where nothing is found.
     """
     import pandas as pd
 
