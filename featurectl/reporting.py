@@ -35,13 +35,13 @@ from featurectl.core.report.model import (
 from featurectl.core.report.prices import read_prices
 from featurectl.core.report.rows import newest_row, read_nulls
 from featurectl.core.runs.ledger import Record, list_runs
-from featurectl.core.runs.retries import is_transient
+from featurectl.core.runs.retries import ends_all
 from featurectl.core.statistics.baselines import read_statistics
 from featurectl.core.statistics.describe import By, FeatureStatistics
 from featurectl.core.statistics.profile import pooled
 from featurectl.core.storage import time_tables
 from featurectl.core.times import ALWAYS, EPOCH, Window
-from featurectl.errors import FeaturectlError, Interrupted, NotFound, UsageError
+from featurectl.errors import FeaturectlError, NotFound, UsageError
 from featurectl.jobs import Progress
 from featurectl.published import Find, published_catalog
 from featurectl.reads import consistency
@@ -109,7 +109,8 @@ class _Gatherer:
         self.bars = newest_closed_bars(connection, now)
         self.selections = _selections(catalog, asked.views)
         self.ids = [parse_id_or_symbol(text) for text in asked.ids]
-        self.series = [EntityId(*key) for key in self.bars if not self.ids or any(_means(one, key) for one in self.ids)]
+        every = [EntityId(*key) for key in self.bars]
+        self.series = [series for series in every if not self.ids or any(one.means(series) for one in self.ids)]
         self._check_ids()
         self.window = self._window()
         self.sections: list[tuple[str, Callable[[], object]]] = [
@@ -135,7 +136,7 @@ class _Gatherer:
             with translated_errors(), self.connection.transaction():
                 return read()
         except FeaturectlError as error:
-            if isinstance(error, Interrupted) or is_transient(error):
+            if ends_all(error):
                 raise
             if name == "drift" and isinstance(error, UsageError) and (self.asked.baseline or self.asked.reference):
                 raise
@@ -159,7 +160,7 @@ class _Gatherer:
 
     def _check_ids(self) -> None:
         for one in self.ids:
-            if any(_means(one, key) for key in self.bars):
+            if any(map(one.means, self.series)):
                 continue
             views = [chosen.view for chosen in self.selections]
             if one.timeframe:
@@ -292,10 +293,6 @@ def _selections(catalog: Catalog, views: Sequence[str]) -> list[Selection]:
     # Those of the bars first.
     chosen.sort(key=lambda view: view.computed_from != "candles")
     return [Selection.whole(view) for view in chosen if view.has_history]
-
-
-def _means(one: EntityId, key: tuple[str, str]) -> bool:
-    return one.symbol == key[0] and one.timeframe in ("", key[1])
 
 
 def _day(end: datetime) -> datetime:

@@ -81,6 +81,11 @@ class View:
         """Whether its features are those of other views, which a SQL view joins."""
         return self.computed_from == "views"
 
+    @property
+    def takes_ids(self) -> bool:
+        """Whether entity ids give its keys."""
+        return "symbol" in self.join_keys and set(self.join_keys) <= {"symbol", "timeframe"}
+
     def field(self, name: str) -> Field | None:
         return next((field for field in self.fields if field.name == name), None)
 
@@ -191,6 +196,14 @@ class Catalog:
                 f"view '{offline[0]}' is for training only (online=False); read it with `featurectl get-offline`"
             )
         return selections
+
+    def select_whole(
+        self, features: Sequence[str] = (), service: str | None = None, *, views: Sequence[str] = ()
+    ) -> tuple[Selection, ...]:
+        """Do what :meth:`select` does; with none of them named, return every view whole, composites, too."""
+        if features or service or views:
+            return self.select(features, service, views=views)
+        return tuple(map(Selection.whole, self.views))
 
     def _whole(self, service: Service) -> tuple[tuple[str, str], ...]:
         if beyond := self.beyond(service):

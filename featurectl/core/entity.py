@@ -46,6 +46,10 @@ class EntityId:
     def __str__(self) -> str:
         return f"{self.symbol}_{self.timeframe}" if self.timeframe else self.symbol
 
+    def means(self, entity: EntityId) -> bool:
+        """Tell whether this id, or symbol, means an entity; any id of its symbol means one without a timeframe."""
+        return self.symbol == entity.symbol and (not self.timeframe or not entity.timeframe or self == entity)
+
 
 def parse_entity_id(text: str) -> EntityId:
     """Split ``<SYMBOL>_<timeframe>`` at the last underscore.

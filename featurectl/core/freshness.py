@@ -16,11 +16,11 @@ from featurectl.core.entity import MARKET, TIMEFRAMES, EntityId
 from featurectl.core.gaps import ANY_TIMEFRAME, Declaration, declarations_if_any
 from featurectl.core.materialize import choose_views
 from featurectl.core.queries import query
-from featurectl.core.runs.retries import is_transient
+from featurectl.core.runs.retries import ends_all
 from featurectl.core.schema import columns_of, table_identifier
 from featurectl.core.sources import column, conjunction, key_walk
 from featurectl.core.times import EPOCH, microseconds
-from featurectl.errors import FeaturectlError, Interrupted, NotFound, PartlyDone, SchemaMissing
+from featurectl.errors import FeaturectlError, NotFound, PartlyDone, SchemaMissing
 
 _SMALLEST = timedelta(microseconds=1)
 # Views of these have rows at instants of their own; those of candles have one a bar.
@@ -120,7 +120,7 @@ def read_freshness(
             with translated_errors(), connection.transaction():
                 clocks[view.name] = entity_clocks(connection, view, market)
         except FeaturectlError as error:
-            if isinstance(error, Interrupted) or is_transient(error):
+            if ends_all(error):
                 raise
             unreadable.append(Unreadable(view.name, error))
     readable = [view for view in chosen if view.name in clocks]

@@ -15,13 +15,12 @@ from featurectl.core.clock import Clock, system_clock
 from featurectl.core.db import Connection, translated_errors
 from featurectl.core.locks import REFUSE, Locking, lock, name_of_view
 from featurectl.core.queries import query
-from featurectl.core.runs.retries import is_transient
+from featurectl.core.runs.retries import ends_all
 from featurectl.core.schema import columns_of, table_identifier
 from featurectl.core.times import Window, iso
 from featurectl.errors import (
     DefinitionError,
     FeaturectlError,
-    Interrupted,
     PartlyDone,
     SchemaMissing,
     Skipped,
@@ -124,7 +123,7 @@ def materialize(
                 span = Window(window.start, end)
                 finished[view.name] = materialize_view(connection, project, view, span, now=now, force=force)
         except FeaturectlError as error:
-            if isinstance(error, Interrupted) or is_transient(error):
+            if ends_all(error):
                 raise
             finished[view.name] = Failed(view.name, error)
     return list(finished.values())

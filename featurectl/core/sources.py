@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice, permutations
 from typing import Any
 
 from psycopg import AsyncCursor, Cursor, sql
 
-from featurectl.core.catalog import View
+from featurectl.core.catalog import Field, View
 from featurectl.core.db import Connection
 from featurectl.core.queries import query
 from featurectl.errors import UsageError
@@ -22,6 +22,7 @@ STEPS |= {"Index Scan", "Index Only Scan", "Append", "Merge Append", "Custom Sca
 MAX_WALKS = 6
 # By their names in SQL, and in PostgreSQL's catalog.
 FLOATS = ("double precision", "real", "float8", "float4")
+NUMBERS = (*FLOATS, "smallint", "integer", "bigint", "numeric")
 _WITHOUT_ZONE = ("timestamp without time zone", "timestamp", "date")
 
 
@@ -58,6 +59,11 @@ def plain(text: str) -> sql.SQL:
 
 def column(name: str, alias: str = "s") -> sql.Composable:
     return sql.SQL("{}.{}").format(sql.SQL(alias), sql.Identifier(name))
+
+
+def is_number(field: Field, types: Mapping[str, str]) -> bool:
+    """Tell whether a feature holds numbers, by the types of its source's columns."""
+    return types.get(field.source_column, field.column_type) in NUMBERS
 
 
 def without_nan(value: sql.Composable, kind: str) -> sql.Composable:

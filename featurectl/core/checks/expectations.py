@@ -11,7 +11,7 @@ from enum import StrEnum
 from featurectl.core import tags
 from featurectl.core.catalog import Field, View
 from featurectl.core.checks.report import Severity
-from featurectl.core.checks.rows import NUMBERS
+from featurectl.core.sources import NUMBERS
 from featurectl.core.times import parse_duration
 from featurectl.errors import DefinitionError, InvalidTime
 

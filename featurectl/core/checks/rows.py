@@ -18,9 +18,6 @@ from featurectl.core.queries import query
 from featurectl.core.times import ALWAYS, Window
 from featurectl.errors import UsageError
 
-NUMBERS = (*sources.FLOATS, "smallint", "integer", "bigint", "numeric")
-_ENTITY_KEYS = {"symbol", "timeframe"}
-
 Key = tuple[str, ...]
 
 
@@ -133,7 +130,7 @@ class Rows:
         return sql.SQL("{}::{}").format(self.value(field), sql.SQL("float8" if self.is_number(field) else "text"))
 
     def is_number(self, field: Field) -> bool:
-        return self.types.get(field.source_column, field.column_type) in NUMBERS
+        return sources.is_number(field, self.types)
 
     def listed(self, keys: Sequence[Key], **columns: Sequence[datetime | None]) -> dict[str, sql.Composable]:
         """Return entities as pieces of a query: arrays to unnest, their names, and how a row is held to them."""
@@ -163,11 +160,6 @@ def is_meant(view: View, key: Key, one: EntityId) -> bool:
     """Tell whether an id, or a symbol, means an entity; views keyed by symbol alone take the symbol of an id."""
     values = dict(zip(view.join_keys, key, strict=True))
     return values.get("symbol") == one.symbol and one.timeframe in ("", values.get("timeframe", one.timeframe))
-
-
-def takes_ids(view: View) -> bool:
-    """Tell whether entity ids give the view's keys."""
-    return "symbol" in view.join_keys and set(view.join_keys) <= _ENTITY_KEYS
 
 
 def read_ids(texts: Iterable[str]) -> tuple[EntityId, ...]:

@@ -14,15 +14,15 @@ from featurectl.core.checks.candles import CANDLES, CANDLES_VIEW, CandleChecks
 from featurectl.core.checks.expectations import Expectation, FeatureRule
 from featurectl.core.checks.features import ViewCheck
 from featurectl.core.checks.report import CheckReport, Offence, Outcome, Verdict
-from featurectl.core.checks.rows import Rows, Scope, is_meant, read_ids, refuse_ids, takes_ids
+from featurectl.core.checks.rows import Rows, Scope, is_meant, read_ids, refuse_ids
 from featurectl.core.checks.settings import CandleRule, CheckSettings
 from featurectl.core.db import Connection, translated_errors
 from featurectl.core.entity import EntityId
 from featurectl.core.freshness import Unreadable
 from featurectl.core.gaps import Declaration, declarations_if_any
-from featurectl.core.runs.retries import is_transient
+from featurectl.core.runs.retries import ends_all
 from featurectl.core.times import ALWAYS, Window
-from featurectl.errors import FeaturectlError, Interrupted, NotFound
+from featurectl.errors import FeaturectlError, NotFound
 
 RULES = (*FeatureRule, *CandleRule)
 
@@ -122,9 +122,9 @@ def selected(
 def _chosen(catalog: Catalog, selections: Sequence[Selection] | None, ids: Sequence[EntityId]) -> Sequence[Selection]:
     if selections is None:
         views = (view for view in catalog.views if view.has_history and not view.is_composite)
-        return [one for one in map(Selection.whole, views) if not ids or takes_ids(one.view)]
+        return [one for one in map(Selection.whole, views) if not ids or one.view.takes_ids]
     for one in selections:
-        if ids and not takes_ids(one.view):
+        if ids and not one.view.takes_ids:
             raise refuse_ids(one.view)
     return selections
 
@@ -140,18 +140,13 @@ def _check_ids(connection: Connection, ids: Sequence[EntityId], views: Sequence[
             with translated_errors(), connection.transaction():
                 keys = Rows.of(connection, view, Scope()).entity_keys()
         except FeaturectlError as error:
-            _unless_lost(error)
+            if ends_all(error):
+                raise
             continue
         known |= {str(EntityId(*key)) if len(key) == 2 else key[0] for key in keys}
         missing = [one for one in missing if not any(is_meant(view, key, one) for key in keys)]
     if missing:
         raise NotFound.of("entity", str(missing[0]), known, "`featurectl ingest` brings data in")
-
-
-def _unless_lost(error: FeaturectlError) -> None:
-    """Go on after what concerns one view alone."""
-    if isinstance(error, Interrupted) or is_transient(error):
-        raise error
 
 
 def _report(asked: _Asked, chosen: Sequence[Selection], with_candles: bool, *, is_named: bool) -> CheckReport:
@@ -166,7 +161,8 @@ def _report(asked: _Asked, chosen: Sequence[Selection], with_candles: bool, *, i
             with translated_errors(), asked.connection.transaction():
                 part = job()
         except FeaturectlError as error:
-            _unless_lost(error)
+            if ends_all(error):
+                raise
             unreadable.append(Unreadable(name, error))
             continue
         if part is not None:

@@ -48,6 +48,12 @@ def symbols(connection: Connection) -> list[str]:
     return sorted(symbols_in(connection, *EVERYTHING) - {MARKET})
 
 
+def scored_symbols(connection: Connection) -> list[str]:
+    """Return the symbols that there are scores of: all that are known where the whole market has some."""
+    scored = symbols_in(connection, SIGNALS)
+    return symbols(connection) if MARKET in scored else sorted(scored)
+
+
 def jobs(
     connection: Connection, view: View, functions: FunctionSet, request: Request, *, now: datetime
 ) -> list[SignalJob]:
@@ -58,10 +64,9 @@ def jobs(
     """
     features = request.features or tuple(field.name for field in view.fields)
     chosen = score_functions(view, functions.only(features))
-    scored = symbols_in(connection, SIGNALS)
     return [
         SignalJob(connection, view, chosen, features, symbol, request, now)
-        for symbol in (symbols(connection) if MARKET in scored else sorted(scored))
+        for symbol in scored_symbols(connection)
         if request.wants_symbol(symbol)
     ]
 

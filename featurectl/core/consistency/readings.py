@@ -14,21 +14,13 @@ from featurectl.core.catalog import Selection, View
 from featurectl.core.composite import parts_of
 from featurectl.core.compute import candles, signals, ticks
 from featurectl.core.compute.again import Again, Recomputation, recomputation
-from featurectl.core.compute.symbols import SIGNALS, symbols_in
 from featurectl.core.consistency.verdicts import Row
 from featurectl.core.db import Connection
-from featurectl.core.entity import MARKET, EntityId
+from featurectl.core.entity import EntityId, parse_id_or_symbol
 from featurectl.core.online import HistoryReads, Key, Keys, key_of
 from featurectl.core.queries import query
 from featurectl.core.schema import columns_of, table_identifier
 from featurectl.errors import NotFound
-
-ENTITY_KEYS = {"symbol", "timeframe"}
-
-
-def is_named_by_ids(view: View) -> bool:
-    """Tell whether entity ids name the entities of a view."""
-    return "symbol" in view.join_keys and set(view.join_keys) <= ENTITY_KEYS
 
 
 def entities_of(connection: Connection, view: View, views: Sequence[View]) -> list[EntityId]:
@@ -41,16 +33,20 @@ def entities_of(connection: Connection, view: View, views: Sequence[View]) -> li
     return sorted(found, key=lambda one: (one.symbol, one.timeframe))
 
 
-def means(one: EntityId, entity: EntityId) -> bool:
-    """Tell whether an id or symbol means an entity; of one without a timeframe any id of its symbol does."""
-    return one.symbol == entity.symbol and (not one.timeframe or not entity.timeframe or one == entity)
+def meant(ids: Sequence[str], known: Sequence[Sequence[EntityId]]) -> list[list[EntityId]]:
+    """Return of several lists of entities those that ids or symbols mean; without any, all.
 
-
-def unknown(one: EntityId, known: Iterable[EntityId]) -> NotFound:
-    """Return the error for an id or symbol that means no entity."""
-    names = {str(entity) if one.timeframe else entity.symbol for entity in known}
-    kind = "entity" if one.timeframe else "symbol"
-    return NotFound.of(kind, str(one), names, "`featurectl entities symbol` lists the symbols")
+    Raises:
+        InvalidEntityId, NotFound: an id is none, or means none of all entities.
+    """
+    wanted = [parse_id_or_symbol(text) for text in ids]
+    every = {entity for entities in known for entity in entities}
+    for one in wanted:
+        if not any(map(one.means, every)):
+            names = {str(entity) if one.timeframe else entity.symbol for entity in every}
+            kind = "entity" if one.timeframe else "symbol"
+            raise NotFound.of(kind, str(one), names, "`featurectl entities symbol` lists the symbols")
+    return [[one for one in entities if not wanted or any(id.means(one) for id in wanted)] for entities in known]
 
 
 def _keys_of_source(connection: Connection, view: View) -> Iterable[EntityId]:
@@ -89,8 +85,7 @@ def _of_market(connection: Connection, view: View) -> Iterable[EntityId]:
         names = tags.timeframes(view)
         return [EntityId(symbol, name) for symbol in ticks.symbols(connection) for name in names]
     if view.computed_from == "signals":
-        scored = symbols_in(connection, SIGNALS)
-        return [EntityId(symbol, "") for symbol in (signals.symbols(connection) if MARKET in scored else scored)]
+        return [EntityId(symbol, "") for symbol in signals.scored_symbols(connection)]
     return ()
 
 

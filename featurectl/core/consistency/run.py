@@ -15,8 +15,8 @@ from pathlib import Path
 from featurectl.core.catalog import Catalog, Selection, View
 from featurectl.core.compute.again import Again, Recomputation
 from featurectl.core.compute.changes import one_state
-from featurectl.core.consistency.asked import Asked, samples, selections
-from featurectl.core.consistency.readings import History, computed_again, is_named_by_ids
+from featurectl.core.consistency.asked import Asked, samples
+from featurectl.core.consistency.readings import History, computed_again
 from featurectl.core.consistency.verdicts import (
     FAULTS,
     Consistency,
@@ -76,7 +76,7 @@ def find_differences(
     as_of = asked.as_of or now
     if as_of > now:
         raise UsageError(f"{iso(as_of)} lies in the future, of which nothing is known; give an instant up to now")
-    chosen = selections(catalog, asked)
+    chosen = catalog.select_whole(asked.features, asked.service, views=asked.views)
     taken = dict(samples(connection, [one.view for one in chosen], catalog.views, asked))
     tallies: list[Tally] = []
     differences: list[Difference] = []
@@ -152,7 +152,7 @@ class _Look:
         if not view.has_history:
             why = "Feast makes its features from its source; no SQL reads their history"
             self.reasons = dict.fromkeys(Pair, why)
-        elif not is_named_by_ids(view):
+        elif not view.takes_ids:
             why = f"it is keyed by {', '.join(view.join_keys) or 'nothing'}; entity ids give symbol and timeframe only"
             self.reasons = dict.fromkeys(Pair, why)
         if not view.online:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from featurectl.core.catalog import Catalog, Selection, View
-from featurectl.core.consistency.readings import means, unknown
+from featurectl.core.consistency.readings import meant
 from featurectl.core.db import Connection
-from featurectl.core.entity import EntityId, parse_id_or_symbol
+from featurectl.core.entity import EntityId
 from featurectl.core.lookahead.probe import Deviation, Probe, Stretch, begun_later, repeated, truncated
 from featurectl.core.lookahead.stretches import Source, source_of
 from featurectl.errors import UsageError
@@ -113,7 +113,7 @@ def find_lookahead(
     warmup = warmup if asked.warmup is None else asked.warmup
     chosen, notes = _selections(catalog, asked)
     sources = [source_of(connection, one, root, warmup, now) for one in chosen]
-    entities = _entities(sources, asked.ids)
+    entities = meant(asked.ids, [source.entities() for source in sources])
     found: list[Looked] = []
     for index, (one, source, among) in enumerate(zip(chosen, sources, entities, strict=True)):
         on_view(index, len(chosen), one.view.name)
@@ -125,10 +125,7 @@ def find_lookahead(
 
 def _selections(catalog: Catalog, asked: Asked) -> tuple[list[Selection], list[str]]:
     """Return the computed features that are asked for, and what is to be said of others."""
-    if asked.features or asked.service or asked.views:
-        wanted = catalog.select(asked.features, asked.service, views=asked.views)
-    else:
-        wanted = tuple(map(Selection.whole, catalog.views))
+    wanted = catalog.select_whole(asked.features, asked.service, views=asked.views)
     chosen = [one for one in wanted if one.view.functions_file]
     notes = [f"{one.view.name} is not looked at: {_why_not(one.view)}" for one in wanted if one not in chosen]
     if not chosen:
@@ -163,21 +160,6 @@ def _look(source: Source, chosen: Selection, entities: Sequence[EntityId], asked
             findings.entities.add(entity)
             findings.instants += 1
     return findings
-
-
-def _entities(sources: Sequence[Source], ids: Sequence[str]) -> list[list[EntityId]]:
-    """Return, for each source, its entities that ids or symbols mean.
-
-    Raises:
-        InvalidEntityId, NotFound: an id is none, or there is no data of it.
-    """
-    wanted = [parse_id_or_symbol(text) for text in ids]
-    known = [list(source.entities()) for source in sources]
-    every = {entity for entities in known for entity in entities}
-    for one in wanted:
-        if not any(means(one, entity) for entity in every):
-            raise unknown(one, every)
-    return [[one for one in entities if not wanted or any(means(id, one) for id in wanted)] for entities in known]
 
 
 def _drawn(entities: Sequence[EntityId], sample: int, chance: random.Random) -> list[tuple[EntityId, int]]:

@@ -14,10 +14,9 @@ from featurectl.core.compute import candles, signals, ticks
 from featurectl.core.compute.request import view_functions
 from featurectl.core.compute.scores import ScoreFunctions
 from featurectl.core.compute.signals import QUARTER, next_score, oldest_score, read_scores, score_functions
-from featurectl.core.compute.symbols import SIGNALS, symbols_in
 from featurectl.core.compute.tick_stream import MINUTE, TickStream, first_tick, last_tick
 from featurectl.core.db import Connection
-from featurectl.core.entity import MARKET, EntityId, length
+from featurectl.core.entity import EntityId, length
 from featurectl.core.functions import CANDLE_COLUMNS, FunctionSet
 from featurectl.core.lookahead.probe import Stretch
 from featurectl.core.times import microseconds, nearest_instant
@@ -144,9 +143,7 @@ class OfSignals:
     rows: str = "quarters of an hour"
 
     def entities(self) -> Sequence[EntityId]:
-        scored = symbols_in(self.connection, SIGNALS)
-        names = signals.symbols(self.connection) if MARKET in scored else sorted(scored)
-        return [EntityId(symbol, "") for symbol in names]
+        return [EntityId(symbol, "") for symbol in signals.scored_symbols(self.connection)]
 
     def stretches(
         self, entity: EntityId, count: int, chance: random.Random, from_first: bool

@@ -18,7 +18,6 @@ from featurectl.core.times import Window
 
 # Bars that can be told from each other on a screen; rows of a chart below the price.
 MOST_BUCKETS, MOST_LINES = 240, 12
-_NUMBERS = (*sources.FLOATS, "smallint", "integer", "bigint", "numeric")
 _NICE = (1, 2, 3, 4, 6, 8, 12, 24, 48, 72, 96, 168, 336, 672)
 
 
@@ -69,7 +68,7 @@ def _lines(
     if not set(view.join_keys) <= {"symbol", "timeframe"} or not view.join_keys:
         return
     kinds = sources.column_types(connection, view)
-    fields = [field for name in chosen.features if (field := view.field(name)) and _is_number(field, kinds)]
+    fields = [field for name in chosen.features if (field := view.field(name)) and sources.is_number(field, kinds)]
     if not fields:
         return
     statement = _statement(view, fields, kinds, entity, window, step, origin)
@@ -77,10 +76,6 @@ def _lines(
     for index, field in enumerate(fields):
         points = (Point(row[0], row[1], *row[2 + 4 * index : 6 + 4 * index]) for row in rows)
         yield Line(view.name, field.name, tuple(points))
-
-
-def _is_number(field: Field, kinds: dict[str, str]) -> bool:
-    return kinds.get(field.source_column, field.column_type) in _NUMBERS
 
 
 def _statement(

@@ -13,9 +13,9 @@ from featurectl.core.db import Connection, translated_errors
 from featurectl.core.entity import EntityId
 from featurectl.core.queries import query
 from featurectl.core.report.model import Cells, NullRow, Nulls
-from featurectl.core.runs.retries import is_transient
+from featurectl.core.runs.retries import ends_all
 from featurectl.core.times import Window
-from featurectl.errors import FeaturectlError, Interrupted
+from featurectl.errors import FeaturectlError
 
 MOST_FEATURES = 80
 
@@ -37,7 +37,7 @@ def read_nulls(
             with translated_errors(), connection.transaction():
                 rows += _of_view(connection, chosen, ids, window, cells)
         except FeaturectlError as error:
-            if isinstance(error, Interrupted) or is_transient(error):
+            if ends_all(error):
                 raise
             unreadable.append((chosen.view.name, error))
     return Nulls(cells, tuple(rows), tuple(unreadable))

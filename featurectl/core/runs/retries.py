@@ -11,7 +11,7 @@ from psycopg import errors as pg
 
 from featurectl.core.db import is_lost
 from featurectl.core.threads import check_called_off
-from featurectl.errors import DatabaseUnreachable, LoginRefused
+from featurectl.errors import DatabaseUnreachable, Interrupted, LoginRefused
 
 T = TypeVar("T")
 
@@ -21,6 +21,11 @@ FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
 # How often work that took longer than the deadline may fail without having got further.
 LONG_TRIES = 3
 _CONFLICTS = (pg.DeadlockDetected, pg.SerializationFailure)
+
+
+def ends_all(error: BaseException) -> bool:
+    """Tell whether an error of one piece of work ends the others, too: it was called off, or the database is away."""
+    return isinstance(error, Interrupted) or is_transient(error)
 
 
 def is_transient(error: BaseException) -> bool:

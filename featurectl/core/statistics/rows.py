@@ -26,7 +26,6 @@ from featurectl.core.statistics import arrays
 from featurectl.core.statistics.arrays import Codes, Floats, Ints, Places
 from featurectl.core.times import Window
 
-NUMBERS = (*sources.FLOATS, "smallint", "integer", "bigint", "numeric")
 # What stands for no key at all: of a view without entities, or of a null.
 NOBODY = ""
 
@@ -127,7 +126,7 @@ def open_rows(
     view = chosen.view
     fields = tuple(field for name in chosen.features if (field := view.field(name)))
     types = sources.column_types(connection, view)
-    numeric = frozenset(field.name for field in fields if _is_number(field, types))
+    numeric = frozenset(field.name for field in fields if sources.is_number(field, types))
     priced = frozenset(field.name for field in fields if scaled and tags.is_price(field)) & numeric
     with_closes = bool(priced) and _has_closes(connection, view)
     statement = _statement(view, fields, types, numeric, conditions(view, types, entities, window), with_closes)
@@ -204,10 +203,6 @@ def _value(field: Field, is_number: bool) -> sql.Composable:
     if is_number:
         return sources.without_nan(sql.SQL("{}::float8").format(value), "float8")
     return sql.SQL("CASE WHEN {} IS NOT NULL THEN 1::float8 END").format(value)
-
-
-def _is_number(field: Field, types: dict[str, str]) -> bool:
-    return types.get(field.source_column, field.column_type) in NUMBERS
 
 
 def _has_closes(connection: Connection, view: View) -> bool:
